@@ -40,7 +40,7 @@ bench: .venv/ready
 	$(BIN)/python -m bench
 
 soak: .venv/ready
-	HANDOFF_TEST_SOAK=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
+	SOAK=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 docs: .venv/ready
 	$(BIN)/python docs/generate.py

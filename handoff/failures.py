@@ -55,6 +55,7 @@ class Reason(StrEnum):
     QUEUE_TIMEOUT = "queue_timeout"
     CANCELLED = "cancelled"
     LOST = "lost"
+    INTERNAL_ERROR = "internal_error"
     # what came out
     NO_OUTPUTS = "no_outputs"
     OUTPUT_MISSING = "output_missing"
@@ -74,6 +75,7 @@ RETRYABLE = frozenset(
         Reason.QUEUE_TIMEOUT,
         Reason.CANCELLED,
         Reason.LOST,
+        Reason.INTERNAL_ERROR,
         Reason.OUTPUT_MISSING,
         Reason.OUTPUT_BROKEN,
     }
@@ -117,6 +119,10 @@ class Transient(EdgeError):  # noqa: N818
 
 class Unavailable(EdgeError):  # noqa: N818
     """The other side is away, full or wrongly configured. Wait and try later; no attempt of a job is used up."""
+
+
+class DiskUnavailable(Unavailable):
+    """The shared volume is full, read-only, failing or forbidden. Nothing is claimed or sent until a write succeeds."""
 
 
 class Permanent(EdgeError):  # noqa: N818

@@ -319,6 +319,10 @@ FAILURES: dict[Reason, dict[Language, Text]] = {
             "运行期间 ComfyUI 丢失了它 {attempts} 次。", "此任务可能会使 ComfyUI 崩溃：重试前请先查看 ComfyUI 的日志。"
         ),
     },
+    Reason.INTERNAL_ERROR: {
+        "en": Text("The watcher itself failed on this job: {problem}.", "Its log has the details; please report them."),
+        "zh": Text("监视程序自身在处理此任务时出错：{problem}。", "详情见其日志；请报告此问题。"),
+    },
     Reason.NO_OUTPUTS: {
         "en": Text(
             "ComfyUI reported success and nothing was saved or shown.",
@@ -364,6 +368,7 @@ WARNINGS: dict[str, dict[Language, str]] = {
     "memory_freed": {"en": "Attempt {attempt} ran out of memory; the models were unloaded and it was sent again.", "zh": "第 {attempt} 次尝试显存不足；已卸载模型并重新发送。"},
     "interrupted": {"en": "Attempt {attempt} was interrupted at ComfyUI; it was sent again.", "zh": "第 {attempt} 次尝试在 ComfyUI 中被中断，已重新发送。"},
     "prefix_replaced": {"en": "The filename_prefix of node {node} came from another node; it was replaced.", "zh": "节点 {node} 的 filename_prefix 来自另一个节点，已被替换。"},
+    "text_cut": {"en": "The text of node {node} was cut after {bytes} bytes.", "zh": "节点 {node} 的文本在 {bytes} 字节后被截断。"},
     "elsewhere": {"en": "{file} was saved outside this job's own folder by a node that chooses its own place.", "zh": "{file} 由自行选择位置的节点保存在此任务的文件夹之外。"},
 }  # fmt: skip
 

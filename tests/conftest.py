@@ -4,7 +4,7 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-SOAK = bool(os.environ.get("HANDOFF_TEST_SOAK"))
+SOAK = bool(os.environ.get("SOAK"))
 
 settings.register_profile(
     "default",
@@ -15,3 +15,5 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("default")
+
+pytest_plugins = ["tests.servers.rgw"]

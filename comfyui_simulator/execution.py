@@ -1,0 +1,371 @@
+"""Runs one prompt: the order of the nodes, the node cache, the events, and how errors are told."""
+
+import copy
+import hashlib
+import json
+import random
+import string
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from PIL import UnidentifiedImageError
+
+from comfyui_simulator import picture_nodes, probe_nodes, saving_nodes
+from comfyui_simulator.catalogue import Catalogue
+from comfyui_simulator.faults import Counters, Faults, crash
+from comfyui_simulator.folders import Folders
+from comfyui_simulator.model_nodes import SAMPLERS, SafetensorError
+from comfyui_simulator.node_types import NODES, NodeContext, OutOfMemoryError, Output, PromptInterruptedError
+from comfyui_simulator.outputs import spoil
+from comfyui_simulator.pictures import Picture, print_tensor
+from comfyui_simulator.prompt_queue import Item
+
+assert saving_nodes  # imported for what they register
+assert probe_nodes
+
+_LOADERS = frozenset({"LoadImage", "LoadImageMask"})
+_PROGRESS_INTERVAL_S = 0.1
+
+OUT_OF_MEMORY_HINT = "This error means you ran out of memory on your GPU."
+
+
+class Events(Protocol):
+    """Where messages for the clients go. `client_id` None means everybody."""
+
+    def begin(self, client_id: str | None) -> None: ...
+
+    def send(self, kind: str, data: dict[str, Any], client_id: str | None) -> None: ...
+
+    def send_preview(self, picture: Picture, node_id: str, prompt_id: str, client_id: str | None) -> bool: ...
+
+    def send_plain_preview(self, picture: Picture, client_id: str | None) -> None: ...
+
+    def send_png(self, content: bytes, client_id: str | None) -> None: ...
+
+    def set_node(self, node_id: str | None) -> None: ...
+
+
+@dataclass
+class Executor:
+    """Keeps the node cache from prompt to prompt; lives in the worker thread. `interrupt` may be set from anywhere."""
+
+    folders: Folders
+    catalogue: Catalogue
+    faults: Faults
+    counters: Counters
+    events: Events
+    seconds_per_prompt: float
+    interrupt: threading.Event = field(default_factory=threading.Event)
+    cache: dict[str, Output] = field(default_factory=dict)
+    suffixes: dict[str, str] = field(default_factory=dict)
+
+    def run(self, item: Item, *, empty_cache: bool) -> dict[str, Any]:
+        """The rest of the history entry: outputs, status and meta. Raises KeyError for a node without `inputs`."""
+        if empty_cache:
+            self.cache.clear()
+        client_id = item.extra_data.get("client_id")
+        if self.faults.strikes("cached_gone"):
+            self._fill_cache_and_remove_files(item)
+        self.interrupt.clear()
+        if self.faults.strikes("interrupted"):
+            self.interrupt.set()
+        self.counters.count_execution(item.prompt_id, item.extra_data)
+        return _Run(self, item, self.events, client_id).run()
+
+    def _fill_cache_and_remove_files(self, item: Item) -> None:
+        outcome = _Run(self, item, _Silence(), None).run()
+        for listed in (entry for ui in outcome["outputs"].values() for entries in ui.values() for entry in entries):
+            if isinstance(listed, dict) and (folder := self.folders.of_type(listed.get("type", ""))):
+                (folder / listed["subfolder"] / listed["filename"]).unlink(missing_ok=True)
+
+    def suffix(self, class_name: str) -> str:
+        return self.suffixes.setdefault(class_name, "".join(random.choices(string.ascii_lowercase, k=5)))
+
+    def wait(self, seconds: float) -> None:
+        if self.interrupt.wait(seconds) if seconds > 0 else self.interrupt.is_set():
+            self.interrupt.clear()
+            raise PromptInterruptedError
+
+
+class _Silence:
+    """Events that nobody hears."""
+
+    def begin(self, client_id: str | None) -> None: ...
+
+    def send(self, kind: str, data: dict[str, Any], client_id: str | None) -> None: ...
+
+    def send_preview(self, picture: Picture, node_id: str, prompt_id: str, client_id: str | None) -> bool:  # noqa: ARG002
+        return False
+
+    def send_plain_preview(self, picture: Picture, client_id: str | None) -> None: ...
+
+    def send_png(self, content: bytes, client_id: str | None) -> None: ...
+
+    def set_node(self, node_id: str | None) -> None: ...
+
+
+class _Run:
+    def __init__(self, executor: Executor, item: Item, events: Events, client_id: str | None) -> None:
+        self.executor = executor
+        self.events = events
+        self.client_id = client_id
+        self.prompt_id = item.prompt_id
+        self.item = item
+        self.graph: dict[str, Any] = copy.deepcopy(item.graph)
+        self.messages: list[tuple[str, dict[str, Any]]] = []
+        self.progress: dict[str, dict[str, Any]] = {}
+        self.executed: list[str] = []
+        self.outputs: dict[str, Any] = {}
+        self.keys: dict[str, str] = {}
+        self.last_report = 0.0
+
+    def run(self) -> dict[str, Any]:
+        self.events.begin(self.client_id)
+        self._tell("execution_start", {})
+        self.keys = _make_cache_keys(self.graph, self.executor.folders)
+        kept = set(self.keys.values())
+        # Under memory pressure, which is ComfyUI's usual state, only what this prompt can use again survives.
+        self.executor.cache = {key: output for key, output in self.executor.cache.items() if key in kept}
+        self._tell("execution_cached", {"nodes": [node for node in self.graph if self._cached(node) is not None]})
+        plan = _plan(self.graph, self.item.outputs, lambda node: self._cached(node) is not None)
+        slow = next((node for node in plan if self.graph[node]["class_type"] in SAMPLERS), plan[0])
+        for node_id in plan:
+            if not self._run_node(node_id, self.executor.seconds_per_prompt if node_id == slow else 0.0):
+                break
+        else:
+            self._tell("execution_success", {})
+        self.events.set_node(None)
+        succeeded = self.messages[-1][0] == "execution_success"
+        return {
+            "outputs": self.outputs,
+            "status": {
+                "status_str": "success" if succeeded else "error",
+                "completed": succeeded,
+                "messages": self.messages,
+            },
+            "meta": {node: _describe_node(node) for node in self.outputs},
+        }
+
+    def _cached(self, node_id: str) -> Output | None:
+        return self.executor.cache.get(self.keys[node_id])
+
+    def _run_node(self, node_id: str, seconds: float) -> bool:
+        """Whether the prompt goes on."""
+        if (cached := self._cached(node_id)) is not None:
+            self._tell_cached(node_id, cached)
+            return True
+        class_type = self.graph[node_id]["class_type"]
+        inputs: dict[str, Any] = {}
+        self.events.set_node(node_id)
+        try:
+            inputs = self._gather_inputs(node_id)
+            self._show_progress(node_id, 0.0, 1.0, "running")
+            self._send("executing", {"node": node_id, "display_node": node_id, "prompt_id": self.prompt_id})
+            output = self._compute(node_id, class_type, inputs, seconds)
+        except PromptInterruptedError:
+            details = {"node_id": node_id, "node_type": class_type, "executed": list(self.executed)}
+            self._tell("execution_interrupted", details, to_everybody=True)
+            return False
+        except Exception as error:  # noqa: BLE001  # a node may raise anything; it becomes the prompt's error
+            self._tell("execution_error", self._describe_error(node_id, class_type, inputs, error))
+            return False
+        self.executor.cache[self.keys[node_id]] = output
+        self.executed.append(node_id)
+        if output.ui:
+            self.outputs[node_id] = output.ui
+            self._tell_executed(node_id, output.ui)
+        done = self.progress[node_id]
+        self._show_progress(node_id, done["max"], done["max"], "finished")
+        return True
+
+    def _compute(self, node_id: str, class_type: str, inputs: dict[str, Any], seconds: float) -> Output:
+        faults = self.executor.faults
+        self.executor.wait(0)
+        if faults.crash == "execution":
+            crash()
+        if class_type not in SAMPLERS:
+            self.executor.wait(seconds)
+        if not self.executed and faults.strikes("out_of_memory"):
+            raise OutOfMemoryError("CUDA out of memory. SIMULATED")
+        if not self.executed and faults.strikes("node_exception"):
+            raise RuntimeError("SIMULATED failure of a node")
+        output = NODES[class_type](self._make_context(node_id, seconds), **inputs)
+        return Output(values=output.values, ui=spoil(output.ui, self.executor.folders, faults))
+
+    def _make_context(self, node_id: str, seconds: float) -> NodeContext:
+        return NodeContext(
+            folders=self.executor.folders,
+            graph=self.graph,
+            extra_pnginfo=self.item.extra_data.get("extra_pnginfo"),
+            suffixes=self.executor.suffix,
+            seconds=seconds,
+            wait=self.executor.wait,
+            sleep_deaf=time.sleep,
+            report=lambda value, maximum, preview: self._report(node_id, value, maximum, preview),
+            send_png=lambda content: self.events.send_png(content, self.client_id),
+        )
+
+    def _gather_inputs(self, node_id: str) -> dict[str, Any]:
+        node = self.graph[node_id]
+        described = self.executor.catalogue.inputs(node["class_type"])
+        inputs = {}
+        for name in described:
+            value = node["inputs"].get(name, _ABSENT)
+            if value is _ABSENT:
+                continue
+            if _is_link(value):
+                source = self._cached(value[0])
+                assert source is not None
+                value = source.values[value[1]]
+            inputs[name] = value
+        return inputs
+
+    def _report(self, node_id: str, value: int, maximum: int, preview: Picture | None) -> None:
+        self.executor.wait(0)
+        now = time.monotonic()
+        first = self.progress[node_id]["max"] != maximum
+        if not (first or preview or value >= maximum or now - self.last_report >= _PROGRESS_INTERVAL_S):
+            return
+        self.last_report = now
+        self._show_progress(node_id, value, maximum, "running")
+        data = {"value": value, "max": maximum, "prompt_id": self.prompt_id, "node": node_id}
+        # A preview with metadata comes before `progress`, a plain one after it.
+        has_gone = preview is not None and self.events.send_preview(preview, node_id, self.prompt_id, self.client_id)
+        self.events.send("progress", data, self.client_id)
+        if preview is not None and not has_gone:
+            self.events.send_plain_preview(preview, self.client_id)
+
+    def _tell_cached(self, node_id: str, cached: Output) -> None:
+        if cached.ui:
+            self.outputs[node_id] = cached.ui
+        self._tell_executed(node_id, cached.ui or None)
+        self._show_progress(node_id, 1, 1, "finished")
+
+    def _tell_executed(self, node_id: str, ui: dict[str, Any] | None) -> None:
+        data = {"node": node_id, "display_node": node_id, "output": ui, "prompt_id": self.prompt_id}
+        self._send("executed", data)
+
+    def _show_progress(self, node_id: str, value: float, maximum: float, state: str) -> None:
+        self.progress[node_id] = {
+            "value": value, "max": maximum, "state": state, "node_id": node_id, "prompt_id": self.prompt_id,
+            "display_node_id": node_id, "parent_node_id": None, "real_node_id": node_id,
+        }  # fmt: skip
+        data = {"prompt_id": self.prompt_id, "nodes": dict(self.progress)}
+        self.events.send("progress_state", data, self.client_id)
+
+    def _tell(self, kind: str, details: dict[str, Any], *, to_everybody: bool = False) -> None:
+        """Into the history, and to the client; without a client only if everybody may hear it."""
+        data = {**details, "prompt_id": self.prompt_id, "timestamp": int(time.time() * 1000)}
+        self.messages.append((kind, data))
+        if to_everybody or self.client_id is not None:
+            self.events.send(kind, data, self.client_id)
+
+    def _send(self, kind: str, data: dict[str, Any]) -> None:
+        if self.client_id is not None:
+            self.events.send(kind, data, self.client_id)
+
+    def _describe_error(
+        self, node_id: str, class_type: str, inputs: dict[str, Any], error: Exception
+    ) -> dict[str, Any]:
+        message = f"{error}\n"
+        if isinstance(error, OutOfMemoryError):
+            message += f"{OUT_OF_MEMORY_HINT}\n"
+        shown = {name: [_show_value(value)] for name, value in inputs.items()}
+        hidden = {"prompt": str(self.graph), "extra_pnginfo": self.item.extra_data.get("extra_pnginfo")}
+        for name in self.executor.catalogue.hidden_inputs(class_type):
+            shown[name] = [_show_value(hidden.get(name))]
+        return {
+            "node_id": node_id,
+            "node_type": class_type,
+            "executed": list(self.executed),
+            "exception_message": message,
+            "exception_type": _name_exception(error),
+            "traceback": traceback.format_tb(error.__traceback__),
+            "current_inputs": shown,
+            "current_outputs": list(self.graph),
+        }
+
+
+_ABSENT = object()
+
+
+def _is_link(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)
+
+
+def _describe_node(node_id: str) -> dict[str, Any]:
+    return {"node_id": node_id, "display_node": node_id, "parent_node": None, "real_node_id": node_id}
+
+
+def _plan(graph: dict[str, Any], outputs: list[str], is_cached: Callable[[str], bool]) -> list[str]:
+    """The outputs and what they need, dependencies first; what is cached is not looked behind."""
+    plan: dict[str, None] = {}
+
+    def visit(node_id: str) -> None:
+        if node_id in plan:
+            return
+        if not is_cached(node_id):
+            for value in graph[node_id]["inputs"].values():
+                if _is_link(value) and value[0] in graph and not is_cached(value[0]):
+                    visit(value[0])
+        plan[node_id] = None
+
+    for output in outputs:
+        visit(output)
+    return list(plan)
+
+
+def _make_cache_keys(graph: dict[str, Any], folders: Folders) -> dict[str, str]:
+    """A key for every node: class, values and the keys of what it is linked to. Node ids and extra_data do not count.
+
+    Loading nodes get `is_changed`, the hash of their file, written into the graph, from where it goes into PNG files.
+    """
+    for node in graph.values():
+        if node["class_type"] in _LOADERS:
+            try:
+                node["is_changed"] = [picture_nodes.hash_loaded_file(folders, node["inputs"])]
+            except Exception:  # noqa: BLE001  # as ComfyUI does: what cannot be hashed counts as changed
+                node["is_changed"] = float("nan")
+    keys: dict[str, str] = {}
+
+    def key_of(node_id: str, path: tuple[str, ...]) -> str:
+        if node_id in path:
+            return "cycle"
+        if node_id not in keys:
+            node = graph[node_id]
+            parts: list[Any] = [node["class_type"], node.get("is_changed")]
+            for name, value in sorted(node["inputs"].items()):
+                linked = _is_link(value) and value[0] in graph
+                parts.append([name, key_of(value[0], (*path, node_id)), value[1]] if linked else [name, value])
+            keys[node_id] = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return keys[node_id]
+
+    for node_id in graph:
+        key_of(node_id, ())
+    return keys
+
+
+def _show_value(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, list) and value and isinstance(value[0], Picture):
+        return print_tensor(value)
+    return str(value)
+
+
+_NAMES = {
+    OutOfMemoryError: "torch.OutOfMemoryError",
+    SafetensorError: "safetensors._safetensors_rust.SafetensorError",
+    UnidentifiedImageError: "PIL.UnidentifiedImageError",
+}
+
+
+def _name_exception(error: Exception) -> str:
+    kind = type(error)
+    if kind in _NAMES:
+        return _NAMES[kind]
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

@@ -1,0 +1,59 @@
+"""Documents on disk: JSON objects that carry `schema`. A newer program reads older ones; an older one leaves newer ones alone."""
+
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from handoff.durable import read_file
+from handoff.failures import EdgeError, Permanent
+
+_LIMIT = 64 << 20  # bytes; our own files, so this only bounds the harm of a stranger's
+
+
+class UnreadableDocument(EdgeError):  # noqa: N818
+    """A document of ours that is damaged, or of a newer version. It is left where it is."""
+
+
+class Document(BaseModel):
+    """Frozen; unknown keys of a newer minor version are dropped when read."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+    newest: ClassVar[int] = 1
+    schema_version: int = Field(default=1, alias="schema")
+
+    def evolve(self, **changes: Any) -> Self:
+        """A copy with these fields changed. The values are trusted: they come from this program."""
+        return self.model_copy(update=changes)
+
+    def to_bytes(self) -> bytes:
+        return self.model_dump_json(by_alias=True).encode() + b"\n"
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> Self:
+        """Raises UnreadableDocument."""
+        try:
+            document = cls.model_validate_json(data)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise UnreadableDocument(f"{where} is damaged: {place}: {first['msg']}") from None
+        if document.schema_version > cls.newest:
+            raise UnreadableDocument(f"{where} was written by a newer version (schema {document.schema_version})")
+        return document
+
+    @classmethod
+    def read(cls, path: str) -> Self:
+        """Raises UnreadableDocument, and FileNotFoundError where there is none."""
+        try:
+            data = read_file(path, _LIMIT)
+        except Permanent as error:
+            raise UnreadableDocument(str(error)) from None
+        return cls.from_bytes(data, path)
+
+    @classmethod
+    def find(cls, path: str) -> Self | None:
+        """The document, or None where there is none. Raises UnreadableDocument."""
+        try:
+            return cls.read(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None

@@ -1,0 +1,97 @@
+"""The write ritual, and reading files that strangers may have put there.
+
+Publish = temporary name, fsync, rename, fsync of the folder. The temporary file lies in a folder that only the writer
+uses, because whoever removes that folder thereby takes away the writer's power to publish (docs/protocol.md).
+
+Full, read-only and failing disks surface as `DiskUnavailable`; a missing folder stays a `FileNotFoundError`, which the
+caller reads as "I was fenced off".
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from handoff.failures import DiskUnavailable, Permanent
+
+_STUCK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE}
+
+
+@contextmanager
+def disk_errors(path: str) -> Iterator[None]:
+    """Turns what only an operator can mend into `DiskUnavailable`: the step is not done and is tried again later."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _STUCK:
+            raise DiskUnavailable(f"cannot write {path}: {error.strerror}") from error
+        raise
+
+
+def write_file(path: str, data: bytes, *, durable: bool = True) -> None:
+    """Writes a new file or replaces the writer's own unfinished one; after an error nothing is left of it.
+
+    Raises DiskUnavailable, FileNotFoundError (the folder is gone).
+    """
+    with disk_errors(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o664)
+        try:
+            with os.fdopen(descriptor, "wb", buffering=0) as file:
+                view = memoryview(data)
+                while view:
+                    view = view[file.write(view) :]
+                if durable:
+                    os.fsync(descriptor)
+        except OSError:
+            with suppress(OSError):
+                os.unlink(path)
+            raise
+
+
+def replace(temporary: str, target: str, *, durable: bool = True) -> None:
+    """Renames, and makes the new name survive a power loss."""
+    with disk_errors(target):
+        os.rename(temporary, target)
+        if durable:
+            sync_folder(os.path.dirname(target))
+
+
+def publish(data: bytes, temporary: str, target: str, *, durable: bool = True) -> None:
+    """The whole ritual. Without `durable` readers still never see half a file; a power loss may bring back the one before."""
+    write_file(temporary, data, durable=durable)
+    replace(temporary, target, durable=durable)
+
+
+def sync_folder(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_file(path: str, limit: int) -> bytes:
+    """The bytes of a regular file: no link followed, no pipe or device opened for waiting, never more than `limit` + 1 bytes.
+
+    Raises Permanent for what is no regular file or is larger, and OSError.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise Permanent(f"{path} is no regular file")
+        data = bytearray()
+        while len(data) <= limit and (part := file.read(min(limit + 1 - len(data), 1 << 20))):
+            data += part
+    if len(data) > limit:
+        raise Permanent(f"{path} is larger than {limit} bytes")
+    return bytes(data)

@@ -1,0 +1,144 @@
+"""From the inbox to the final status: the record of each live job, and everything that readers see of it.
+
+Only the seat's own folders are written to; what is to be seen leaves them by rename.
+"""
+
+import os
+import shutil
+from contextlib import suppress
+
+from handoff import durable
+from handoff.documents import UnreadableDocument
+from handoff.folders import FOLDER_MODE, work_folder
+from handoff.job import inbox_name
+from handoff.spool.record import Record
+from handoff.spool.seat import Seat
+from handoff.status import StatusDocument
+
+
+class Journal:
+    def __init__(self, seat: Seat) -> None:
+        self._seat = seat
+        self._folders = seat.folders
+
+    # waiting jobs
+
+    def claim(self, name: str, token: str, *, known: Record | None = None) -> Record | None:
+        """Takes a job out of the inbox. None: another watcher did. `known` is not read again, if it is this one.
+
+        Raises Fenced, Unavailable, UnreadableDocument.
+        """
+        path = self._seat.record_path(token)
+        with self._seat.power(), durable.disk_errors(self._folders.inbox):
+            try:
+                os.rename(f"{self._folders.inbox}/{name}", path)
+            except FileNotFoundError:
+                if not self._seat.held():
+                    raise
+                return None
+            return known if known is not None and known.token == token else Record.read(path)
+
+    def release(self, record: Record) -> None:
+        """Puts a job back that was never sent anywhere."""
+        with self._seat.power(), durable.disk_errors(self._folders.inbox):
+            os.rename(
+                self._seat.record_path(record.token), f"{self._folders.inbox}/{inbox_name(record.rank, record.token)}"
+            )
+
+    def records(self) -> list[Record]:
+        """All live jobs of this seat: after a start and after a takeover. Damaged ones and newer ones are left alone."""
+        found = []
+        with self._seat.power():
+            for name in sorted(os.listdir(self._seat.path)):
+                if name.startswith("r-"):
+                    with suppress(UnreadableDocument):
+                        found.append(Record.read(f"{self._seat.path}/{name}"))
+        return found
+
+    # the live job
+
+    def write(self, record: Record) -> None:
+        """Journals, durably, before the side effect that the record announces."""
+        with self._seat.power():
+            scratch = f"{self._seat.path}/t-{record.token}"
+            durable.publish(record.to_bytes(), scratch, self._seat.record_path(record.token))
+            durable.sync_folder(self._folders.ids)
+
+    def make_work_folder(self, record: Record) -> str:
+        """Where ComfyUI writes this attempt, relative to `output/`; made here so that its group may write to it."""
+        folder = work_folder(record.token, record.attempt)
+        path = f"{self._folders.output}/{folder}"
+        with durable.disk_errors(path), suppress(FileExistsError):
+            os.mkdir(path)
+            os.chmod(path, FOLDER_MODE)
+        return folder
+
+    def is_cancelled(self, id: str) -> bool:
+        return os.path.lexists(self._folders.cancel_mark(id))
+
+    # what readers see
+
+    def status(self, record: Record) -> StatusDocument | None:
+        """What was published of this job. Raises UnreadableDocument."""
+        return StatusDocument.find(self._folders.status(record.id))
+
+    def publish_status(self, document: StatusDocument, token: str, *, durable_write: bool) -> None:
+        """Replaces `status.json`. `running` and progress promise nothing and may do without the fsync."""
+        self._publish(document.id, "status.json", document.to_bytes(), token, durable_write=durable_write)
+        self.announce(document.id)
+
+    def publish_job_document(self, id: str, data: bytes, token: str) -> None:
+        self._publish(id, "job.json", data, token, durable_write=True)
+
+    def publish_output(self, source: str, id: str, name: str, token: str) -> None:
+        """Gives a verified, fsynced file of the attempt's work folder its public name. May be done again at any time."""
+        with self._seat.power(), durable.disk_errors(self._folders.job(id)):
+            self._make_job_folder(id)
+            scratch = f"{self._seat.pen}/{token}-{name}"
+            with suppress(FileNotFoundError):
+                os.unlink(scratch)
+            os.link(source, scratch, follow_symlinks=False)
+            os.rename(scratch, f"{self._folders.job(id)}/{name}")
+            # between two names of one file a rename does nothing, and the first name stays
+            with suppress(FileNotFoundError):
+                os.unlink(scratch)
+
+    def sync_job_folder(self, id: str) -> None:
+        with durable.disk_errors(self._folders.job(id)):
+            durable.sync_folder(self._folders.job(id))
+
+    def announce(self, id: str) -> None:
+        """Wakes readers: they tail the feed, and then read `status.json`."""
+        with self._seat.power(), durable.disk_errors(self._seat.pen):
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            descriptor = os.open(f"{self._seat.pen}/feed", flags, 0o664)
+            try:
+                os.write(descriptor, f"{id}\n".encode())
+            finally:
+                os.close(descriptor)
+
+    def finish(self, record: Record, day: str) -> None:
+        """After the final status is in the bucket: clears up and files the record under its day."""
+        with suppress(FileNotFoundError):
+            os.unlink(self._folders.cancel_mark(record.id))
+        for attempt in range(1, record.attempt + 1):
+            shutil.rmtree(f"{self._folders.output}/{work_folder(record.token, attempt)}", ignore_errors=True)
+        folder = f"{self._folders.done}/{day}"
+        with self._seat.power(), durable.disk_errors(folder):
+            with suppress(FileExistsError):
+                os.mkdir(folder)
+                os.chmod(folder, FOLDER_MODE)
+            os.rename(self._seat.record_path(record.token), f"{folder}/{record.id}")
+
+    def _publish(self, id: str, name: str, data: bytes, token: str, *, durable_write: bool) -> None:
+        with self._seat.power():
+            self._make_job_folder(id)
+            scratch = f"{self._seat.pen}/{token}-{name}"
+            durable.publish(data, scratch, f"{self._folders.job(id)}/{name}", durable=durable_write)
+
+    def _make_job_folder(self, id: str) -> None:
+        path = self._folders.job(id)
+        with durable.disk_errors(path), suppress(FileExistsError):
+            os.mkdir(path)
+            os.chmod(path, FOLDER_MODE)
+            durable.sync_folder(self._folders.output)

@@ -1,0 +1,100 @@
+"""How an adapter or the command line gets a job in: no file drop, so that the id is reserved before the answer.
+
+A request whose process is killed between any two steps here is either finished by a repetition, by `sweep`, or never
+answered 2xx.
+"""
+
+import os
+import secrets
+import time
+from contextlib import suppress
+from typing import Literal
+
+from handoff import durable
+from handoff.documents import UnreadableDocument
+from handoff.failures import Failure, Reason
+from handoff.folders import Folders
+from handoff.job import inbox_name
+from handoff.spool import reservations
+from handoff.spool.record import Record
+
+SWEEP_AFTER_S = 60.0
+_SWEPT = ".swept"
+
+
+def publish(folders: Folders, record: Record) -> Literal["new", "replay"]:
+    """Puts a job into the inbox, durably, under a token of its own.
+
+    Raises Failure(ID_TAKEN) when the id belongs to a job with another body, Unavailable when the disk is full or gone.
+    """
+    while True:
+        # a token is never used twice: one that was swept away may still be seen by others
+        record = record.evolve(token=secrets.token_hex(8))
+        temporary = f"{folders.tmp}/{record.token}"
+        holder = reservations.find(folders, record.id)
+        if holder is not None:
+            if holder.sha256 != record.sha256:
+                raise Failure(Reason.ID_TAKEN, id=record.id)
+            _finish(folders, _find_record(folders, record.id))
+            return "replay"
+        durable.write_file(temporary, record.to_bytes())
+        try:
+            with durable.disk_errors(folders.ids):
+                reserved = reservations.reserve(folders, temporary, id=record.id, token=record.token)
+        except FileNotFoundError:  # swept while this process slept
+            continue
+        if reserved:
+            _finish(folders, record)
+            return "new"
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def _find_record(folders: Folders, id: str) -> Record | None:
+    """None also for a tombstone: its job was finished long ago."""
+    try:
+        return Record.find(folders.reservation(id))
+    except UnreadableDocument:
+        return None
+
+
+def _finish(folders: Folders, record: Record | None) -> None:
+    """The last step, by whoever comes by: a repetition finishes what a killed request left behind."""
+    if record is None:
+        return
+    target = f"{folders.inbox}/{inbox_name(record.rank, record.token)}"
+    with durable.disk_errors(folders.inbox):
+        for source in (f"{folders.tmp}/{record.token}", f"{folders.tmp}/{record.token}{_SWEPT}"):
+            try:
+                os.rename(source, target)
+            except FileNotFoundError:
+                continue
+            break
+        durable.sync_folder(folders.ids)
+        durable.sync_folder(folders.inbox)
+
+
+def sweep(folders: Folders) -> int:
+    """Clears up after killed publishers: what has its id goes on, what has none goes away. Returns how many there were.
+
+    First out of the publisher's reach, then the look: a live but slow publisher could link its id in between.
+    """
+    swept = 0
+    with os.scandir(folders.tmp) as entries:
+        old = [
+            entry.name for entry in entries if time.time() - entry.stat(follow_symlinks=False).st_mtime > SWEEP_AFTER_S
+        ]
+    for name in old:
+        token = name.removesuffix(_SWEPT)
+        path = f"{folders.tmp}/{token}{_SWEPT}"
+        with suppress(FileNotFoundError):
+            if not name.endswith(_SWEPT):
+                os.rename(f"{folders.tmp}/{name}", path)
+            record = Record.read(path)
+            holder = reservations.find(folders, record.id)
+            if holder is not None and holder.token == record.token:
+                _finish(folders, record)
+            else:
+                os.unlink(path)
+            swept += 1
+    return swept

@@ -1,0 +1,126 @@
+"""What becomes of a dead watcher's jobs: who may say that it is dead, and in which order it is taken over.
+
+Two proofs of death. On the same ComfyUI and machine: its lock is free. Any other: its beat did not change for the
+lease's time on *our own* monotonic clock. Another GPU's watcher may not go by the lock alone: the first ComfyUI still
+has the prompt, and its watcher may be back in two seconds. No wall clock, since one that is set forward would kill the living.
+"""
+
+import os
+import shutil
+import time
+from contextlib import suppress
+
+from handoff.durable import sync_folder
+from handoff.spool import lease
+from handoff.spool.seat import Fenced, Seat, other_watchers
+
+STARTING_S = 60.0  # a watcher that has not finished starting by then died while it did
+
+
+class DeathWatch:
+    """What this watcher has seen of the others' beats."""
+
+    def __init__(self, seat: Seat, lease_s: float) -> None:
+        self._seat = seat
+        self._lease_s = lease_s
+        self._seen: dict[str, tuple[int | None, float]] = {}
+
+    def find_dead(self, now: float) -> list[str]:
+        """The ids of watchers proved dead. `now`: monotonic seconds. Raises Fenced when this one was taken over itself."""
+        with self._seat.power():
+            others = other_watchers(self._seat.folders, self._seat.wid)
+        dead = [wid for wid in others if self._is_dead(wid, now)]
+        self._seen = {wid: seen for wid, seen in self._seen.items() if wid in others}
+        return dead
+
+    def _is_dead(self, wid: str, now: float) -> bool:
+        path = f"{self._seat.folders.watcher(wid)}/lease"
+        text = lease.read(path)
+        mine = self._seat.lease.text
+        if text is not None and (text.server, text.boot_id) == (mine.server, mine.boot_id) and lease.is_released(path):
+            return True
+        beat = None if text is None else text.beat
+        last, since = self._seen.get(wid, (None, now))
+        if wid not in self._seen or last != beat:
+            self._seen[wid] = (beat, now)
+            return False
+        return now - since >= self._lease_s
+
+
+def take_over(seat: Seat, wid: str) -> bool:
+    """Moves a dead watcher's jobs into this one's folder. False: another watcher was faster.
+
+    One rename takes all of its power over `input/` at once. Raises Fenced when this watcher was taken over itself.
+    """
+    with seat.power():
+        try:
+            os.rename(seat.folders.watcher(wid), f"{seat.path}/from-{wid}")
+        except FileNotFoundError:
+            if not seat.held():
+                raise
+            return False
+    finish_takeovers(seat)
+    return True
+
+
+def finish_takeovers(seat: Seat) -> None:
+    """Empties every `from-*` folder, also one that a watcher left behind which died while taking over.
+
+    Before anything else: a job that was worked on earlier could be journalled twice or never come to rest.
+    """
+    with seat.power():
+        while folders := sorted(name for name in os.listdir(seat.path) if name.startswith("from-")):
+            for name in folders:
+                _finish_takeover(seat, name)
+        sync_folder(seat.path)
+
+
+def _finish_takeover(seat: Seat, name: str) -> None:
+    folder = f"{seat.path}/{name}"
+    _remove_pen(seat, name.removeprefix("from-"))  # from here on that watcher cannot publish a status
+    names = os.listdir(folder)
+    # `c-` before `b-`: otherwise its owner could see a claim without the job made of it, and take it in again
+    for prefix in ("c-", "b-", "r-"):
+        for entry in names:
+            if entry.startswith(prefix):
+                os.rename(f"{folder}/{entry}", f"{seat.path}/{entry}")
+    for entry in names:
+        if entry.startswith("from-"):
+            os.rename(f"{folder}/{entry}", f"{seat.path}/{entry}")
+        elif not entry.startswith(("c-", "b-", "r-")):
+            with suppress(FileNotFoundError):
+                os.unlink(f"{folder}/{entry}")
+    with suppress(OSError):  # not empty: something arrived meanwhile; the caller comes by again
+        os.rmdir(folder)
+
+
+def _remove_pen(seat: Seat, wid: str) -> None:
+    pen = seat.folders.pen(wid)
+    while True:
+        shutil.rmtree(pen, ignore_errors=True)
+        if not os.path.lexists(pen):
+            return
+        if not seat.held():
+            raise Fenced
+        time.sleep(0.05)
+
+
+def clear_leftovers(seat: Seat) -> None:
+    """Removes what watchers left that died while they started: `new-*` folders, and pens without a folder in `input/`."""
+    folders = seat.folders
+    for name in os.listdir(folders.spool):
+        if name.startswith("new-") and _is_old(f"{folders.spool}/{name}"):
+            shutil.rmtree(f"{folders.spool}/{name}", ignore_errors=True)
+    for name in os.listdir(folders.pens):
+        wid = name.removeprefix("w-")
+        if (
+            name.startswith("w-") and not os.path.lexists(folders.watcher(wid)) and _is_old(f"{folders.pens}/{name}")
+        ) or (name.startswith("new-") and _is_old(f"{folders.pens}/{name}")):
+            shutil.rmtree(f"{folders.pens}/{name}", ignore_errors=True)
+
+
+def _is_old(path: str) -> bool:
+    try:
+        return time.time() - os.stat(path, follow_symlinks=False).st_mtime > STARTING_S
+    except FileNotFoundError:
+        return False

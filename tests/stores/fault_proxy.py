@@ -1,0 +1,132 @@
+"""An HTTP proxy between a client and a real server that breaks chosen exchanges the way networks and servers do."""
+
+import http.client
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum, auto
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+
+class Fault(Enum):
+    LOSE_REPLY = auto()
+    """The server does it; the client's connection is reset instead of the answer."""
+    RESET_MID_BODY = auto()
+    """The client's connection is reset after half of its body; the server hears nothing."""
+    CUT_ANSWER = auto()
+    """The answer's head promises all of the body, half of it comes."""
+    BUSY = auto()
+    """503 SlowDown; the server hears nothing."""
+    NOT_IMPLEMENTED = auto()
+    """501; the server hears nothing."""
+    HANG = auto()
+    """No answer while the proxy runs."""
+    NONSENSE = auto()
+    """A web page instead of an answer."""
+
+
+Choose = Callable[[str, str], Fault | None]
+"""Which fault a request meets, by its method and its path with query."""
+
+
+class FaultProxy:
+    def __init__(self, upstream: str) -> None:
+        self.upstream = urlsplit(upstream).netloc
+        self.choose: Choose = lambda _method, _path: None
+        self.seen: list[tuple[str, str]] = []
+        self.closing = threading.Event()
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"proxy": self}))
+        self.server.daemon_threads = True
+        self.endpoint = f"http://127.0.0.1:{self.server.server_port}"
+
+    def methods(self) -> list[str]:
+        return [method for method, _ in self.seen]
+
+
+@contextmanager
+def running_proxy(upstream: str) -> Iterator[FaultProxy]:
+    proxy = FaultProxy(upstream)
+    thread = threading.Thread(target=proxy.server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield proxy
+    finally:
+        proxy.closing.set()
+        proxy.server.shutdown()
+        proxy.server.server_close()
+        thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    proxy: FaultProxy
+    protocol_version = "HTTP/1.1"
+
+    def _exchange(self) -> None:
+        self.proxy.seen.append((self.command, self.path))
+        fault = self.proxy.choose(self.command, self.path)
+        length = int(self.headers.get("Content-Length") or 0)
+        if fault is Fault.RESET_MID_BODY:
+            self.rfile.read(length // 2)
+            self._reset()
+            return
+        body = self.rfile.read(length)
+        if fault is Fault.BUSY:
+            self._answer(503, b"<Error><Code>SlowDown</Code><Message>later</Message></Error>", "application/xml")
+        elif fault is Fault.NOT_IMPLEMENTED:
+            self._answer(501, b"<Error><Code>NotImplemented</Code><Message/></Error>", "application/xml")
+        elif fault is Fault.NONSENSE:
+            self._answer(404, b"<!doctype html><p>Nothing here", "text/html")
+        elif fault is Fault.HANG:
+            self.proxy.closing.wait()
+            self._reset()
+        else:
+            self._forward(body, fault)
+
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _exchange  # noqa: N815 - the names http.server calls
+
+    def _forward(self, body: bytes, fault: Fault | None) -> None:
+        upstream = http.client.HTTPConnection(self.proxy.upstream)
+        try:
+            upstream.request(self.command, self.path, body, dict(self.headers.items()))
+            reply = upstream.getresponse()
+            data = reply.read()
+        finally:
+            upstream.close()
+        if fault is Fault.LOSE_REPLY:
+            self._reset()
+            return
+        self.send_response_only(reply.status, reply.reason)
+        for name, value in reply.getheaders():
+            if name.lower() not in {"transfer-encoding", "connection", "content-length"}:
+                self.send_header(name, value)
+        length = reply.getheader("Content-Length") if self.command == "HEAD" else str(len(data))
+        self.send_header("Content-Length", length or "0")
+        self.end_headers()
+        if fault is Fault.CUT_ANSWER:
+            self.wfile.write(data[: len(data) // 2])
+            self.close_connection = True
+        else:
+            self.wfile.write(data)
+
+    def _answer(self, status: int, body: bytes, media_type: str) -> None:
+        self.send_response_only(status)
+        self.send_header("Content-Type", media_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _reset(self) -> None:
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+        self.close_connection = True
+
+    def finish(self) -> None:
+        if self.connection.fileno() != -1:
+            super().finish()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass

@@ -1,0 +1,1034 @@
+"""The client of ComfyUI.
+
+A contract suite runs against the simulator, a replay of recorded answers, and with COMFYUI_URL a real server; then what
+recorded answers mean, what a misbehaving server makes of a submission, and the websocket.
+"""
+
+import base64
+import io
+import json
+import os
+import queue
+import socket
+import struct
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.sync.server import Server, ServerConnection, serve
+
+from handoff.failures import Failure, Reason, Transient, Unavailable
+from tests.servers.simulator import Simulator, start_simulator
+from watcher import comfyui as module
+from watcher.comfyui import ComfyUI, NotArrived, Prompt, PromptState, RunError, Tag, Unclear, failure_of
+from watcher.comfyui_events import ComfyUIEvents, Event, read_event
+from watcher.graph import Graph
+
+DATA = Path(__file__).parent / "data"
+CASES = json.loads((DATA / "cases.json").read_text())
+WEBSOCKET = json.loads((DATA / "websocket.json").read_text())
+COMFYUI_URL = os.environ.get("COMFYUI_URL")
+
+
+def picture(prefix: str = "contract", color: int = 0, **inputs: Any) -> Graph:
+    return {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": color}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": prefix, **inputs}},
+    }
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())
+
+
+# --- the contract --------------------------------------------------------------------------------------------------
+
+
+class Replay(BaseHTTPRequestHandler):
+    """Answers as recorded in one case: each request with the next recorded answer to it, the last one for ever."""
+
+    protocol_version = "HTTP/1.1"
+    steps: list[dict[str, Any]]
+    ids: dict[str, str]
+
+    def _answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        path = self.path
+        recorded_posts = [
+            step for step in self.steps if step["request"]["method"] == "POST" and "json" in step["request"]
+        ]
+        if self.command == "POST" and path == "/prompt":
+            self.ids[json.loads(body)["prompt_id"]] = recorded_posts[0]["request"]["json"]["prompt_id"]
+        for given, recorded in self.ids.items():
+            path = path.replace(given, recorded)
+        found = [
+            step for step in self.steps if (step["request"]["method"], step["request"]["path"]) == (self.command, path)
+        ]
+        if len(found) > 1:
+            self.steps.remove(found[0])
+        response: dict[str, Any] = found[0]["response"] if found else {"status": 404, "content_type": None, "text": ""}
+        text = json.dumps(response["json"]) if "json" in response else response.get("text", "")
+        for given, recorded in self.ids.items():
+            text = text.replace(recorded, given)
+        content = base64.b64decode(response["base64"]) if "base64" in response else text.encode()
+        self.send_response(response["status"])
+        if response["content_type"]:
+            self.send_header("Content-Type", response["content_type"])
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_POST = _answer  # noqa: N815  # the base class calls them so
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@contextmanager
+def replay(case: str) -> Iterator[ComfyUI]:
+    steps = json.loads(json.dumps(CASES[case]["steps"]))
+    handler = type("Case", (Replay,), {"steps": steps, "ids": {}})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    comfyui = ComfyUI(f"http://127.0.0.1:{server.server_port}")
+    try:
+        yield comfyui
+    finally:
+        comfyui.close()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+Serve = Callable[[str], ComfyUI]
+"""A client of the server under test; a replay answers as in this recorded case."""
+
+
+@pytest.fixture(scope="module")
+def running_simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
+    with start_simulator(tmp_path_factory.mktemp("comfyui"), "--probe-nodes") as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def simulator(running_simulator: Simulator) -> Iterator[Simulator]:
+    yield running_simulator
+    counters = running_simulator.control(reset=True)
+    assert counters["harmful_requests"] == 0
+
+
+@pytest.fixture(params=["simulator", "replay", "real"])
+def serving(request: pytest.FixtureRequest) -> Iterator[Serve]:
+    with ExitStack() as stack:
+        if request.param == "replay":
+            yield lambda case: stack.enter_context(replay(case))
+            return
+        if request.param == "real":
+            if COMFYUI_URL is None:
+                pytest.skip("set COMFYUI_URL to run the contract against a real ComfyUI")
+            url = COMFYUI_URL
+        else:
+            url = request.getfixturevalue("simulator").url
+        client = ComfyUI(url)
+        stack.callback(client.close)
+        yield lambda _: client
+
+
+def submit(comfyui: ComfyUI, graph: Graph) -> str:
+    prompt_id = new_id()
+    comfyui.submit(
+        prompt_id, graph, client_id="contract", extra_data={"handoff": {"id": "a", "token": "b", "attempt": 1}}
+    )
+    return prompt_id
+
+
+def wait_for(comfyui: ComfyUI, prompt_id: str) -> Prompt:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        prompt = comfyui.look_up(prompt_id)
+        if prompt is not None and prompt.state.done:
+            return prompt
+        time.sleep(0.02)
+    raise AssertionError(f"{prompt_id} did not end")
+
+
+def test_contract_success(serving: Serve) -> None:
+    comfyui = serving("01")
+    prompt_id = submit(comfyui, picture(f"contract/{new_id()}/pic"))
+    prompt = wait_for(comfyui, prompt_id)
+    assert prompt.state is PromptState.SUCCEEDED
+    assert prompt.id == prompt_id
+    assert prompt.error is None
+    assert prompt.started_ms is not None
+    assert prompt.ended_ms is not None
+    assert prompt.started_ms <= prompt.ended_ms
+    file = prompt.outputs["2"]["images"][0]
+    assert file["type"] == "output"
+    copy = io.BytesIO()
+    size = comfyui.view(file["filename"], file["subfolder"], "output", copy, 1 << 20)
+    assert size == len(copy.getvalue())
+    assert copy.getvalue().startswith(b"\x89PNG\r\n\x1a\n")
+    too_large = io.BytesIO()
+    with pytest.raises(Failure) as caught:
+        comfyui.view(file["filename"], file["subfolder"], "output", too_large, 100)
+    assert caught.value.reason is Reason.OUTPUT_BROKEN
+    with pytest.raises(Failure) as caught:
+        comfyui.view("no-such-file.png", "", "output", io.BytesIO(), 100)
+    assert caught.value.reason is Reason.OUTPUT_MISSING
+
+
+def test_contract_an_unknown_prompt_is_none(serving: Serve) -> None:
+    assert serving("65").look_up("65000000-0000-4000-8000-00000000ffff") is None
+
+
+def test_contract_an_unknown_class(serving: Serve) -> None:
+    graph = {**picture(), "1": {"class_type": "NoSuchNode", "inputs": {}}}
+    with pytest.raises(Failure) as caught:
+        submit(serving("30"), graph)
+    assert caught.value.reason is Reason.WORKFLOW_UNAVAILABLE
+    assert caught.value.details == {"lacks": "the node class NoSuchNode"}
+    assert caught.value.node is not None
+    assert caught.value.node.id == "1"
+
+
+def test_contract_a_missing_model(serving: Serve) -> None:
+    model = CASES["37"]["steps"][0]["request"]["json"]["prompt"]
+    graph = json.loads(json.dumps(model).replace("model.safetensors", "no-such-model.safetensors"))
+    comfyui = serving("37")
+    with pytest.raises(Failure) as caught:
+        submit(comfyui, graph)
+    assert caught.value.reason is Reason.WORKFLOW_UNAVAILABLE
+    assert "CheckpointLoaderSimple.ckpt_name" in str(caught.value.details["lacks"])
+
+
+def test_contract_a_value_out_of_its_limits(serving: Serve) -> None:
+    graph = picture()
+    graph["1"]["inputs"]["width"] = 0
+    graph["1"]["_meta"] = {"title": "Blank canvas"}
+    with pytest.raises(Failure) as caught:
+        submit(serving("34"), graph)
+    assert caught.value.reason is Reason.VALIDATION_FAILED
+    assert caught.value.details["problem"] == "width of node 1 (Blank canvas) is 0, and the smallest allowed is 1"
+
+
+def test_contract_half_an_acceptance_is_a_failure(serving: Serve) -> None:
+    """ComfyUI would drop the failing output, run the other one and call it a success."""
+    graph = CASES["47"]["steps"][0]["request"]["json"]["prompt"]
+    with pytest.raises(Failure) as caught:
+        submit(serving("47"), graph)
+    assert caught.value.reason is Reason.VALIDATION_FAILED
+    assert caught.value.details["problem"] == "node 3 (LoadImage): image - Invalid image file: nope.png"
+    assert caught.value.node is not None
+    assert caught.value.node.id == "3"
+
+
+def test_contract_a_node_that_fails(serving: Serve) -> None:
+    comfyui = serving("50")
+    graph = picture("../case50")
+    prompt = wait_for(comfyui, submit(comfyui, graph))
+    assert prompt.state is PromptState.FAILED
+    failure = failure_of(prompt, graph)
+    assert failure.reason is Reason.NODE_ERROR
+    assert failure.node is not None
+    assert (failure.node.id, failure.node.class_type) == ("2", "SaveImage")
+    assert "outside the output folder" in str(failure.details["problem"])
+    assert "\n" not in str(failure.details["problem"])
+
+
+def test_contract_cancel_of_an_unknown_prompt(serving: Serve) -> None:
+    assert serving("58").cancel("58000000-0000-4000-8000-00000000ffff") is False
+
+
+# --- against the simulator alone: what a recording or a foreign server cannot be asked ----------------------------------
+
+
+def sleep(seconds: float, color: int) -> Graph:
+    graph = picture("sleep", color)
+    graph["3"] = {
+        "class_type": "ProbeSleep",
+        "inputs": {"images": ["1", 0], "seconds": seconds, "preview": False, "tag": ""},
+    }
+    graph["2"]["inputs"]["images"] = ["3", 0]
+    return graph
+
+
+def test_a_run_that_is_interrupted_and_one_that_waits(simulator: Simulator) -> None:
+    comfyui = ComfyUI(simulator.url)
+    running, waiting = submit(comfyui, sleep(30, 1)), submit(comfyui, picture(color=2))
+    deadline = time.monotonic() + 10
+    while (prompt := comfyui.look_up(running)) is None or prompt.state is not PromptState.RUNNING:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    held = comfyui.queue()
+    assert (held.running, held.waiting) == ((running,), (waiting,))
+    assert held.tags == dict.fromkeys((running, waiting), Tag(id="a", token="b", attempt=1))
+    queued = comfyui.look_up(waiting)
+    assert queued is not None
+    assert queued.state is PromptState.WAITING
+    assert comfyui.cancel(waiting) is True
+    assert comfyui.look_up(waiting) is None
+    assert comfyui.cancel(running) is True
+    assert wait_for(comfyui, running).state is PromptState.INTERRUPTED
+    assert comfyui.cancel(running) is False
+
+
+def test_an_older_server_without_jobs(simulator: Simulator) -> None:
+    simulator.control(no_jobs_api=True)
+    comfyui = ComfyUI(simulator.url)
+    first, second, third = (
+        submit(comfyui, sleep(seconds, color)) for seconds, color in ((0.3, 11), (30, 12), (30, 13))
+    )
+    states = [prompt.state if (prompt := comfyui.look_up(prompt_id)) else None for prompt_id in (first, second)]
+    assert states[1] is PromptState.WAITING
+    assert comfyui.cancel(third) is True
+    assert comfyui.look_up(third) is None
+    assert wait_for(comfyui, first).state is PromptState.SUCCEEDED
+    deadline = time.monotonic() + 10
+    while second not in comfyui.queue().running:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert comfyui.cancel(second) is True
+    assert wait_for(comfyui, second).state is PromptState.INTERRUPTED
+    assert comfyui.look_up(new_id()) is None
+    assert comfyui.cancel(first) is False
+
+
+def test_what_the_server_is(simulator: Simulator) -> None:
+    comfyui = ComfyUI(simulator.url)
+    assert comfyui.stats()["system"]["simulated"] is True
+    assert "EmptyImage" in comfyui.object_info()
+    info = comfyui.class_info("EmptyImage")
+    assert info is not None
+    assert info["input"]["required"]["width"][0] == "INT"
+    assert comfyui.class_info("NoSuchNode") is None
+    comfyui.free()
+
+
+def test_probing_whether_folders_are_shared(simulator: Simulator) -> None:
+    comfyui = ComfyUI(simulator.url)
+    for folder, place in (("output", simulator.output_dir), ("input", simulator.input_dir)):
+        os.makedirs(f"{place}/.handoff", exist_ok=True)
+        Path(place, ".handoff", "probe-1").write_bytes(b"ours")
+        assert comfyui.probe_shared(folder, ".handoff/probe-1", b"ours") is True  # type: ignore[arg-type]  # a literal in a loop
+        assert comfyui.probe_shared(folder, ".handoff/probe-1", b"other") is False  # type: ignore[arg-type]
+        assert comfyui.probe_shared(folder, ".handoff/probe-2", b"ours") is False  # type: ignore[arg-type]
+
+
+def test_a_lost_reply_is_unclear_and_the_prompt_is_found(simulator: Simulator) -> None:
+    simulator.control(lost_replies=1)
+    comfyui = ComfyUI(simulator.url)
+    prompt_id = new_id()
+    with pytest.raises(Unclear):
+        comfyui.submit(prompt_id, picture(), client_id="c", extra_data={})
+    assert wait_for(comfyui, prompt_id).state is PromptState.SUCCEEDED
+
+
+def test_eight_threads_share_one_client(simulator: Simulator) -> None:
+    comfyui = ComfyUI(simulator.url)
+    ended: queue.Queue[PromptState | Exception] = queue.Queue()
+
+    def work(number: int) -> None:
+        try:
+            for k in range(5):
+                ended.put(wait_for(comfyui, submit(comfyui, picture(color=10 * number + k))).state)
+        except Exception as error:
+            ended.put(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [ended.get_nowait() for _ in range(40)] == [PromptState.SUCCEEDED] * 40
+
+
+# --- what recorded answers mean -------------------------------------------------------------------------------------
+
+
+def refusals(case: str) -> list[tuple[Graph, dict[str, Any], int]]:
+    steps = [step for step in CASES[case]["steps"] if step["request"]["path"] == "/prompt"]
+    return [(step["request"]["json"]["prompt"], step["response"]["json"], step["response"]["status"]) for step in steps]
+
+
+@pytest.mark.parametrize(
+    ("case", "number", "reason", "text"),
+    [
+        ("30", 0, Reason.WORKFLOW_UNAVAILABLE, "the node class NoSuchNode"),
+        ("30", 3, Reason.WORKFLOW_UNAVAILABLE, "the node class NoSuchNode"),
+        ("33", 0, Reason.VALIDATION_FAILED, "node 2 (SaveImage) lacks its input images"),
+        ("33", 1, Reason.VALIDATION_FAILED, "node 1 (EmptyImage) lacks its input width"),
+        ("34", 1, Reason.VALIDATION_FAILED, "batch_size of node 1 (EmptyImage) is 0, and the smallest allowed is 1"),
+        ("35", 0, Reason.VALIDATION_FAILED, "and the largest allowed is 16384"),
+        ("36", 0, Reason.VALIDATION_FAILED, "which is no INT"),
+        ("37", 0, Reason.WORKFLOW_UNAVAILABLE, "the model model.safetensors (CheckpointLoaderSimple.ckpt_name)"),
+        (
+            "37",
+            1,
+            Reason.VALIDATION_FAILED,
+            'sampler_name of node 3 (KSampler) is "nope", which is none of its choices; it has not got the model model.safetensors',
+        ),
+        (
+            "38",
+            0,
+            Reason.VALIDATION_FAILED,
+            'upscale_method of node 1 (ImageScale) is "nope", which is none of its choices; it takes area, bicubic,',
+        ),
+        ("39", 0, Reason.VALIDATION_FAILED, "node 1 (LoadImage): image - Invalid image file: nope.png"),
+        ("40", 0, Reason.VALIDATION_FAILED, "is linked to an output of another type"),
+        (
+            "41",
+            0,
+            Reason.VALIDATION_FAILED,
+            "images of node 2 (SaveImage) is ['1'], and a link is [node id, output number]",
+        ),
+        ("46", 0, Reason.VALIDATION_FAILED, "prompt_id must be a valid UUID"),
+        (
+            "48",
+            0,
+            Reason.VALIDATION_FAILED,
+            'height of node 1 (EmptyImage) is "abc", which is no INT; node 3 (LoadImage)',
+        ),
+        ("48", 0, Reason.VALIDATION_FAILED, "and 2 more"),
+    ],
+)
+def test_refusals_as_sentences(case: str, number: int, reason: Reason, text: str) -> None:
+    graph, answer, status = refusals(case)[number]
+    graph = {node: {"class_type": "", **content} for node, content in graph.items()}
+    for node in graph.values():
+        node["class_type"] = node["class_type"] or "X"
+    with answering(http(status, answer)) as url, pytest.raises(Failure) as caught:
+        ComfyUI(url).submit(new_id(), graph, client_id="c", extra_data={})
+    assert caught.value.reason is reason
+    said = str(caught.value.details["lacks" if reason is Reason.WORKFLOW_UNAVAILABLE else "problem"])
+    assert text in said
+    assert len(said) <= module.MAX_PROBLEM
+
+
+@pytest.mark.parametrize(
+    ("case", "state"),
+    [
+        ("01", PromptState.SUCCEEDED),
+        ("50", PromptState.FAILED),
+        ("51", PromptState.FAILED),
+        ("52", PromptState.FAILED),
+        ("53", PromptState.FAILED),
+        ("54", PromptState.INTERRUPTED),
+        ("56", PromptState.INTERRUPTED),
+    ],
+)
+def test_jobs_and_history_say_the_same(case: str, state: PromptState) -> None:
+    """The two roads to a recorded prompt's end give one answer, so that an older server is no special case above here."""
+    paths = [step["request"]["path"] for step in CASES[case]["steps"]]
+    prompt_id = next(path for path in paths if path.startswith("/history/")).removeprefix("/history/")
+    last: dict[str, Any] = {
+        step["request"]["path"]: step["response"]["json"] for step in CASES[case]["steps"] if "json" in step["response"]
+    }
+    with answering(http(200, last[f"/api/jobs/{prompt_id}"])) as url:
+        by_job = ComfyUI(url).look_up(prompt_id)
+    empty_queue = http(200, {"queue_running": [], "queue_pending": []})
+    with answering(
+        http(404, "", "application/octet-stream"), empty_queue, http(200, last[f"/history/{prompt_id}"])
+    ) as url:
+        by_history = ComfyUI(url).look_up(prompt_id)
+    assert by_job == by_history
+    assert by_job is not None
+    assert by_job.state is state
+    assert by_job.started_ms is not None
+    assert by_job.ended_ms is not None
+
+
+def recorded_failure(case: str) -> Failure:
+    steps = CASES[case]["steps"]
+    answers = [step["response"]["json"] for step in steps if step["request"]["path"].startswith("/api/jobs/")]
+    answer = next(answer for answer in answers if answer["status"] == "failed")
+    with answering(http(200, answer)) as url:
+        prompt = ComfyUI(url).look_up(answer["id"])
+    assert prompt is not None
+    return failure_of(prompt, steps[0]["request"]["json"]["prompt"])
+
+
+def test_a_failed_node_is_named_and_nothing_of_its_inputs() -> None:
+    failure = recorded_failure("51")
+    assert failure.reason is Reason.NODE_ERROR
+    assert failure.details == {"problem": "probe error T"}
+    assert failure.node is not None
+    assert (failure.node.id, failure.node.class_type) == ("2", "ProbeRaise")
+
+
+def test_out_of_memory_has_a_reason_of_its_own() -> None:
+    failure = recorded_failure("52")
+    assert failure.reason is Reason.OUT_OF_MEMORY
+    assert failure.details == {"problem": "Probe: out of memory"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "message", "reason"),
+    [
+        ("torch.cuda.OutOfMemoryError", "x", Reason.OUT_OF_MEMORY),
+        ("RuntimeError", "CUDA error: out of memory", Reason.OUT_OF_MEMORY),
+        ("RuntimeError", "CUDA out of memory. Tried to allocate 2 GiB", Reason.OUT_OF_MEMORY),
+        ("RuntimeError", "MPS backend out of memory (used: 3 GB)", Reason.OUT_OF_MEMORY),
+        ("RuntimeError", "Allocation on device 0 would exceed allowed memory.", Reason.OUT_OF_MEMORY),
+        ("ValueError", "we are out of memory cards", Reason.NODE_ERROR),
+        ("ValueError", "", Reason.NODE_ERROR),
+    ],
+)
+def test_which_errors_are_out_of_memory(kind: str, message: str, reason: Reason) -> None:
+    error = RunError(node_id="1", node_type="X", exception_type=kind, exception_message=message)
+    failure = failure_of(Prompt(id="p", state=PromptState.FAILED, outputs={}, error=error), {})
+    assert failure.reason is reason
+    assert failure.details["problem"]
+
+
+def test_an_errors_message_is_cut_and_masked() -> None:
+    error = RunError(
+        node_id="1", exception_message="\n\nGET https://me:hunter2@host/x?key=hunter2 " + "x" * 10_000 + "\nhunter2"
+    )
+    problem = str(failure_of(Prompt(id="p", state=PromptState.FAILED, outputs={}, error=error), {}).details["problem"])
+    assert "hunter2" not in problem
+    assert len(problem) <= 300
+
+
+def test_a_poisoned_history_entry_is_read_by_the_older_road() -> None:
+    """ComfyUI 0.33 answers 500 for a job whose extra_pnginfo is no object, while /history still works."""
+    history = [
+        step["response"]["json"] for step in CASES["01"]["steps"] if step["request"]["path"].startswith("/history")
+    ][-1]
+    prompt_id = next(iter(history))
+    queued = http(
+        200,
+        {"queue_running": [], "queue_pending": [[1, "x"], "nonsense"[:0] or [], [2, prompt_id + "0", {}, None, []]]},
+    )
+    with answering(http(500, "Server got itself in trouble", "text/plain"), queued, http(200, history)) as url:
+        prompt = ComfyUI(url).look_up(prompt_id)
+    assert prompt is not None
+    assert prompt.state is PromptState.SUCCEEDED
+
+
+def test_a_state_of_a_newer_server_is_read_by_the_older_road() -> None:
+    history = [
+        step["response"]["json"] for step in CASES["01"]["steps"] if step["request"]["path"].startswith("/history")
+    ][-1]
+    prompt_id = next(iter(history))
+    empty_queue = http(200, {"queue_running": [], "queue_pending": []})
+    with answering(http(200, {"id": prompt_id, "status": "archived"}), empty_queue, http(200, history)) as url:
+        prompt = ComfyUI(url).look_up(prompt_id)
+    assert prompt is not None
+    assert prompt.state is PromptState.SUCCEEDED
+
+
+def test_waiting_prompts_come_in_the_order_in_which_they_run() -> None:
+    entries: list[list[Any]] = [
+        [5, "e", {}, {}, []],
+        [-1.0, "z", {}, {"handoff": "forged"}, []],
+        [2, "b", {}, {}, []],
+        [2, "a", {}, {}, []],
+    ]
+    with answering(http(200, {"queue_running": [], "queue_pending": entries})) as url:
+        found = ComfyUI(url).queue()
+    assert found.waiting == ("z", "a", "b", "e")
+    assert found.tags == {}
+
+
+@pytest.mark.parametrize(
+    "extra", [{"extra_pnginfo": None}, {"extra_pnginfo": []}, {"extra_pnginfo": {"workflow": None}}]
+)
+def test_extra_data_that_would_break_the_jobs_list_is_not_sent(extra: dict[str, Any]) -> None:
+    with pytest.raises(Failure) as caught:
+        ComfyUI(closed_port()).submit(new_id(), picture(), client_id="c", extra_data=extra)
+    assert caught.value.reason is Reason.BAD_GRAPH
+
+
+@pytest.mark.parametrize(
+    "graph", [{"1": {"class_type": "X"}}, {"1": {"class_type": "X", "inputs": {"a": float("nan")}}}, {}]
+)
+def test_a_harmful_graph_is_not_sent(graph: Any) -> None:
+    with pytest.raises(Failure) as caught:
+        ComfyUI(closed_port()).submit(new_id(), graph, client_id="c", extra_data={})
+    assert caught.value.reason is Reason.BAD_GRAPH
+
+
+# --- a misbehaving server -------------------------------------------------------------------------------------------
+
+Behaviour = Callable[[socket.socket], None]
+
+
+def http(
+    status: int, content: Any, content_type: str = "application/json", *, length: int | None = None, more: str = ""
+) -> Behaviour:
+    body = (content if isinstance(content, str) else json.dumps(content)).encode()
+    size = len(body) if length is None else length
+    head = f"HTTP/1.1 {status} X\r\nContent-Type: {content_type}\r\nContent-Length: {size}\r\nConnection: close\r\n{more}\r\n"
+
+    def answer(connection: socket.socket) -> None:
+        read_request(connection)
+        connection.sendall(head.encode() + body)
+
+    return answer
+
+
+def chunked(*parts: bytes, ends: bool = True) -> Behaviour:
+    def answer(connection: socket.socket) -> None:
+        read_request(connection)
+        connection.sendall(
+            b"HTTP/1.1 200 X\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+        )
+        for part in parts:
+            connection.sendall(f"{len(part):x}\r\n".encode() + part + b"\r\n")
+        if ends:
+            connection.sendall(b"0\r\n\r\n")
+
+    return answer
+
+
+def read_request(connection: socket.socket) -> bytes:
+    data = b""
+    while b"\r\n\r\n" not in data:
+        part = connection.recv(65536)
+        if not part:
+            return data
+        data += part
+    head, _, body = data.partition(b"\r\n\r\n")
+    lengths = [line.split(b":")[1] for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")]
+    while len(body) < (int(lengths[0]) if lengths else 0):
+        body += connection.recv(65536)
+    return head + b"\r\n\r\n" + body
+
+
+def reset(connection: socket.socket) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def read_and_reset(connection: socket.socket) -> None:
+    read_request(connection)
+    reset(connection)
+
+
+def read_and_close(connection: socket.socket) -> None:
+    read_request(connection)
+
+
+def read_and_sleep(connection: socket.socket) -> None:
+    read_request(connection)
+    connection.recv(1)  # until the client has given up
+
+
+def drip(connection: socket.socket) -> None:
+    read_request(connection)
+    connection.sendall(b"HTTP/1.1 200 X\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n")
+    with suppress(OSError):
+        for _ in range(200):
+            connection.sendall(b" ")
+            time.sleep(0.02)
+
+
+def speak_no_http(connection: socket.socket) -> None:
+    read_request(connection)
+    connection.sendall(b"SSH-2.0-OpenSSH\r\n")
+
+
+@contextmanager
+def answering(*behaviours: Behaviour, seen: list[bytes] | None = None) -> Iterator[str]:
+    """A server that behaves so for one connection after the other, and like the last one from then on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        stopped = threading.Event()
+
+        def run() -> None:
+            left = list(behaviours)
+            while True:
+                connection, _ = listener.accept()
+                with connection:
+                    if stopped.is_set():
+                        return
+                    with suppress(OSError):
+                        (left.pop(0) if len(left) > 1 else left[0])(connection)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            stopped.set()
+            socket.create_connection(listener.getsockname()).close()
+            thread.join()
+
+
+def closed_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def try_to_submit(url: str) -> Exception:
+    comfyui = ComfyUI(url)
+    try:
+        comfyui.submit(new_id(), picture(), client_id="c", extra_data={})
+    except Exception as error:
+        return error
+    finally:
+        comfyui.close()
+    raise AssertionError("it was accepted")
+
+
+def test_a_refused_connection_did_not_arrive() -> None:
+    assert isinstance(try_to_submit(closed_port()), NotArrived)
+
+
+def test_an_unknown_host_did_not_arrive() -> None:
+    assert isinstance(try_to_submit("http://no-such-host.invalid:8188"), NotArrived)
+
+
+def test_tls_where_there_is_none_did_not_arrive() -> None:
+    def answer(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    with answering(answer) as url:
+        assert isinstance(try_to_submit(url.replace("http:", "https:")), NotArrived)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "status"),
+    [
+        (reset, None),
+        (read_and_reset, None),
+        (read_and_close, None),
+        (speak_no_http, None),
+        (http(500, "500 Internal Server Error\n\nServer got itself in trouble", "text/plain"), 500),
+        (http(502, "<html>Bad Gateway", "text/html"), 502),
+        (http(503, {"error": "starting"}), 503),
+        (http(200, "<html>hello", "text/html"), 200),
+        (http(200, [1]), 200),
+        (http(200, {}), 200),
+        (http(200, "[" * 100_000), 200),
+        (http(200, {"prompt_id": "x"}, length=5000), None),
+    ],
+    ids=[
+        "reset",
+        "read, reset",
+        "read, closed",
+        "no http",
+        "500",
+        "502",
+        "503",
+        "html",
+        "list",
+        "no id",
+        "deep",
+        "cut short",
+    ],
+)
+def test_what_may_have_arrived_is_unclear(behaviour: Behaviour, status: int | None) -> None:
+    with answering(behaviour) as url:
+        error = try_to_submit(url)
+    assert isinstance(error, Unclear)
+    assert error.status == status
+
+
+@pytest.mark.parametrize("status", [301, 401, 403, 404, 405, 407, 429])
+def test_what_was_refused_unread_did_not_arrive(status: int) -> None:
+    with answering(http(status, "no", "text/plain", more="Location: http://127.0.0.1:1/\r\n")) as url:
+        error = try_to_submit(url)
+    assert isinstance(error, NotArrived)
+    assert str(status) in str(error)
+
+
+@pytest.mark.parametrize("status", [401, 403, 429])
+def test_a_gateways_refusal_is_not_comfyuis(status: int) -> None:
+    with answering(http(status, {"error": "unauthorized"})) as url:
+        assert isinstance(try_to_submit(url), NotArrived)
+
+
+def test_a_password_in_the_address_is_used_and_not_shown() -> None:
+    requests: list[bytes] = []
+
+    def answer(connection: socket.socket) -> None:
+        requests.append(read_request(connection))
+        connection.sendall(b"HTTP/1.1 403 X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+    with answering(answer) as url:
+        error = try_to_submit(url.replace("http://", "http://me:hunter2@"))
+    assert b"Authorization: Basic " + base64.b64encode(b"me:hunter2") in requests[0]
+    assert "hunter2" not in str(error)
+
+
+def test_a_prompt_that_is_too_large_fails_for_good() -> None:
+    with answering(http(413, "Maximum request body size 1 exceeded", "text/plain")) as url:
+        error = try_to_submit(url)
+    assert isinstance(error, Failure)
+    assert error.reason is Reason.COMFYUI_ERROR
+
+
+@pytest.mark.parametrize("behaviour", [read_and_sleep, drip], ids=["silent", "dripping"])
+def test_a_slow_answer_is_unclear_and_ends_in_time(behaviour: Behaviour, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SUBMIT_S", 0.2)
+    monkeypatch.setattr(module, "WHOLE_S", 0.2)
+    began = time.monotonic()
+    with answering(behaviour) as url:
+        assert isinstance(try_to_submit(url), Unclear)
+        assert time.monotonic() - began < 3
+
+
+def test_an_answer_in_chunks_is_read_whole_or_not_at_all() -> None:
+    with answering(chunked(b'{"system"', b": {}}")) as url:
+        assert ComfyUI(url).stats() == {"system": {}}
+    with answering(chunked(b"{}", ends=False)) as url, pytest.raises(Unclear):
+        ComfyUI(url).stats()
+
+
+def test_a_packed_answer_is_not_unpacked() -> None:
+    with answering(http(200, "{}", more="Content-Encoding: gzip\r\n")) as url:
+        assert ComfyUI(url).stats() == {}
+
+
+def test_an_endless_answer_is_cut_off() -> None:
+    def answer(connection: socket.socket) -> None:
+        read_request(connection)
+        connection.sendall(b"HTTP/1.1 200 X\r\nContent-Type: application/json\r\n\r\n")
+        while True:
+            connection.sendall(b" " * (1 << 20))
+
+    with answering(answer) as url, pytest.raises(Unclear, match="more than 33554432 bytes"):
+        ComfyUI(url).stats()
+
+
+def test_a_server_that_chooses_its_own_ids_is_told_apart() -> None:
+    """A ComfyUI of before July 2025 ignores prompt_id: the prompt would never be found again, and run without end."""
+    with answering(
+        http(200, {"prompt_id": "another", "number": 0, "node_errors": {}}), http(200, {"cancelled": True})
+    ) as url:
+        error = try_to_submit(url)
+    assert isinstance(error, Unavailable)
+    assert not isinstance(error, NotArrived)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "kind"),
+    [
+        (http(500, "x", "text/plain"), Transient),
+        (http(403, "x", "text/plain"), Unavailable),
+        (http(200, {"status": "dreaming"}), Transient),
+        (http(200, {"status": "completed", "outputs": []}), Transient),
+        (http(200, "not json"), Transient),
+        (read_and_close, Transient),
+    ],
+)
+def test_a_look_up_without_a_clear_answer_is_never_none(behaviour: Behaviour, kind: type[Exception]) -> None:
+    with answering(behaviour) as url, pytest.raises(kind):
+        ComfyUI(url).look_up(new_id())
+
+
+def test_a_server_that_is_away_is_unavailable() -> None:
+    comfyui = ComfyUI(closed_port())
+    for call in (comfyui.stats, comfyui.queue, comfyui.free, lambda: comfyui.look_up("x"), lambda: comfyui.cancel("x")):
+        with pytest.raises(Unavailable):
+            call()
+
+
+def test_no_proxy_and_no_cookie_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", closed_port())
+    requests: list[bytes] = []
+
+    def answer(connection: socket.socket) -> None:
+        requests.append(read_request(connection))
+        connection.sendall(b"HTTP/1.1 200 X\r\nSet-Cookie: a=b\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+
+    with answering(answer) as url:
+        comfyui = ComfyUI(url)
+        comfyui.stats()
+        comfyui.stats()
+    assert len(requests) == 2
+    assert not any(b"\ncookie" in request.lower() for request in requests)
+
+
+def test_ids_and_names_cannot_change_the_path() -> None:
+    requests: list[bytes] = []
+
+    def answer(connection: socket.socket) -> None:
+        requests.append(read_request(connection).split(b"\r\n")[0])
+        connection.sendall(b"HTTP/1.1 200 X\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+
+    with answering(answer) as url:
+        comfyui = ComfyUI(url)
+        comfyui.class_info("../free?x=1#y")
+        comfyui.view("a b&type=input", "ü/..", "temp", io.BytesIO(), 10)
+    assert requests == [
+        b"GET /object_info/..%2Ffree%3Fx%3D1%23y HTTP/1.1",
+        b"GET /view?filename=a+b%26type%3Dinput&subfolder=%C3%BC%2F..&type=temp HTTP/1.1",
+    ]
+
+
+# --- the websocket --------------------------------------------------------------------------------------------------
+
+
+def read_recorded(case: str) -> list[Event]:
+    return [event for message in WEBSOCKET[case] if "json" in message and (event := read_event(message["json"]))]
+
+
+@pytest.mark.parametrize(
+    ("case", "kinds"),
+    [
+        ("01", ["started", "step", "step", "finished"]),
+        ("51", ["started", "step", "step", "finished", "finished"]),
+        ("54", ["started", "step", "step", "progress", "progress", "finished", "finished"]),
+        ("92", ["started", "step", "step", *["progress"] * 5, "step", "finished"]),
+    ],
+)
+def test_recorded_events(case: str, kinds: list[str]) -> None:
+    events = read_recorded(case)
+    assert [event.kind for event in events] == kinds
+    assert len({event.prompt_id for event in events}) == 1
+    steps = [(event.value, event.max, event.node) for event in events if event.kind == "progress"]
+    assert steps == sorted(steps)
+
+
+def test_a_step_after_a_reconnect_has_no_prompt() -> None:
+    assert Event(kind="step", prompt_id=None, node="2") in read_recorded("94")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        None,
+        [],
+        {},
+        {"type": "progress"},
+        {"type": "progress", "data": []},
+        {"type": "progress", "data": {"value": "1", "max": 5}},
+        {"type": "progress", "data": {"value": 1, "max": 0}},
+        {"type": "progress", "data": {"value": -1, "max": 5}},
+        {"type": "progress", "data": {"value": 10**400, "max": 10**400}},
+        {"type": "progress", "data": {"value": float("nan"), "max": float("inf")}},
+        {"type": "executing", "data": {"node": None}},
+        {"type": "executing", "data": {"node": {}, "prompt_id": 5}},
+        {"type": "execution_success", "data": {"prompt_id": "x"}},
+        {"type": ["executing"], "data": {"node": "1"[:0]}},
+        {"type": "crystools.monitor", "data": {"cpu": 5}},
+    ],
+)
+def test_other_messages_are_no_events(document: Any) -> None:
+    assert read_event(document) is None
+
+
+@contextmanager
+def websocket_server(handle: Callable[[ServerConnection], None]) -> Iterator[str]:
+    server: Server = serve(handle, "127.0.0.1", 0, close_timeout=1)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.socket.getsockname()[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+
+
+@contextmanager
+def listening(url: str) -> Iterator[tuple[ComfyUIEvents, "queue.Queue[Event]"]]:
+    events: queue.Queue[Event] = queue.Queue()
+    listener = ComfyUIEvents(url, events.put)
+    listener.start()
+    try:
+        yield listener, events
+    finally:
+        began = time.monotonic()
+        listener.stop()
+        assert time.monotonic() - began < 3
+        assert not listener._thread.is_alive()
+
+
+def told(type_: str, **data: Any) -> str:
+    return json.dumps({"type": type_, "data": data})
+
+
+def test_events_come_through_and_rubbish_does_no_harm() -> None:
+    def handle(connection: ServerConnection) -> None:
+        connection.send(b"\0\0\0\1\0\0\0\2" + b"x" * 2_000_000)
+        for message in (
+            "",
+            "not json",
+            "[" * 50_000,
+            "null",
+            told("status", status={}),
+            told("execution_start", prompt_id="p"),
+        ):
+            connection.send(message)
+        with suppress(TimeoutError):
+            connection.recv(timeout=5)  # ends when the client leaves
+
+    with websocket_server(handle) as url, listening(url) as (_, events):
+        assert events.get(timeout=5).kind == "connected"
+        assert events.get(timeout=5) == Event(kind="started", prompt_id="p")
+
+
+def test_each_connection_has_an_id_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("watcher.comfyui_events.FIRST_DELAY_S", 0.05)
+    paths: list[str] = []
+
+    def handle(connection: ServerConnection) -> None:
+        assert connection.request is not None
+        paths.append(connection.request.path)
+        if len(paths) < 3:
+            connection.close_socket()  # as a killed server does
+            return
+        connection.recv(timeout=5)
+
+    with websocket_server(handle) as url, listening(url) as (listener, events):
+        kinds = [events.get(timeout=5).kind for _ in range(5)]
+        assert kinds == ["connected", "lost", "connected", "lost", "connected"]
+        assert paths[-1] == f"/ws?clientId={listener.client_id}"
+        assert len(set(paths)) == 3
+
+
+def test_it_starts_before_the_server_and_stops_while_trying() -> None:
+    with listening(closed_port()) as (_, events):
+        time.sleep(0.1)
+        assert events.empty()
+
+
+def test_a_silent_socket_is_no_error_and_stop_is_quick() -> None:
+    def handle(connection: ServerConnection) -> None:
+        connection.recv(timeout=10)
+
+    with websocket_server(handle) as url, listening(url) as (_, events):
+        assert events.get(timeout=5).kind == "connected"
+        with pytest.raises(queue.Empty):
+            events.get(timeout=0.3)
+
+
+def test_a_server_without_websocket_is_only_polled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("watcher.comfyui_events.FIRST_DELAY_S", 0.02)
+    with answering(http(404, "", "text/plain")) as url, listening(url) as (_, events):
+        time.sleep(0.2)
+        assert events.empty()
+
+
+@pytest.fixture(params=["simulator", "real"])
+def live_url(request: pytest.FixtureRequest) -> str:
+    if request.param == "real" and COMFYUI_URL is None:
+        pytest.skip("set COMFYUI_URL to run the contract against a real ComfyUI")
+    return COMFYUI_URL or "" if request.param == "real" else str(request.getfixturevalue("simulator").url)
+
+
+def test_contract_events_of_a_run(live_url: str) -> None:
+    url = live_url
+    comfyui = ComfyUI(url)
+    with listening(url) as (listener, events):
+        assert events.get(timeout=5).kind == "connected"
+        prompt_id = new_id()
+        color = uuid.uuid4().int % (1 << 24)  # never cached
+        comfyui.submit(prompt_id, picture(color=color), client_id=listener.client_id, extra_data={})
+        seen = [events.get(timeout=5)]
+        while seen[-1].kind != "finished":
+            seen.append(events.get(timeout=5))
+        prompt = comfyui.look_up(prompt_id)
+    assert seen[0] == Event(kind="started", prompt_id=prompt_id)
+    assert {event.node for event in seen if event.kind == "step"} == {"1", "2"}
+    assert prompt is not None
+    assert prompt.state is PromptState.SUCCEEDED

@@ -1,0 +1,691 @@
+"""ComfyUI's HTTP API: submit, look up, cancel, and what a server is. Every answer becomes a value, a `Failure` of the job,
+or an edge error; nothing above this module knows requests or ComfyUI's JSON.
+
+Answers are foreign bytes: their size and the time they take are bounded, redirects are not followed, and values that
+end up in messages are cut and masked.
+"""
+
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any, BinaryIO, Literal, TypeVar
+from urllib.parse import quote
+
+import requests
+from pydantic import BaseModel, ConfigDict, ValidationError
+from requests.adapters import HTTPAdapter
+from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError
+
+from handoff.failures import EdgeError, Failure, Node, Reason, Transient, Unavailable
+from handoff.messages import nearest
+from watcher.capabilities import is_model
+from watcher.graph import Graph, check_graph, describe_node, mask_urls, mask_value, node_order
+
+CONNECT_S = 3.0
+READ_S = 30.0  # between two bytes; garbage collection in ComfyUI's worker alone stops its HTTP for half a second
+WHOLE_S = 60.0  # for a whole answer, so that a dripping one ends, too
+SUBMIT_S = 120.0  # custom nodes may do long work while a prompt is validated
+LIMIT = 32 << 20  # bytes; a job's detail holds its graph, all extra_data and tensors printed as text
+LIST_LIMIT = 64 << 20  # the queue holds every waiting graph, /object_info every model's name
+CONNECTIONS = 16
+
+MAX_PROBLEM = 600  # characters of a message
+MAX_SENTENCES = 3
+
+_OUT_OF_MEMORY = re.compile(
+    r"\b(CUDA|HIP|MPS|XPU|GPU)\b[^\n]{0,60}\bout of memory\b|Allocation on device", re.IGNORECASE
+)
+
+FolderType = Literal["input", "output", "temp"]
+
+
+class NotArrived(Unavailable):
+    """Nothing reached ComfyUI, or it refused unread: the same prompt may be sent again without a look-up."""
+
+
+class Unclear(Transient):
+    """It may or may not have arrived. `status` is the answer's where there was one: a 500 can follow a queued prompt."""
+
+    def __init__(self, text: str, status: int | None = None) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class PromptState(StrEnum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+
+    @property
+    def done(self) -> bool:
+        return self not in (PromptState.WAITING, PromptState.RUNNING)
+
+
+class RunError(BaseModel):
+    """What ComfyUI tells of a node that raised. Its traceback and input values (which may hold secrets) are not kept."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    node_id: str | None = None
+    node_type: str | None = None
+    exception_type: str = ""
+    exception_message: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """What ComfyUI has of a prompt. `outputs` is as ComfyUI lists them, unchecked; times are its clock's milliseconds."""
+
+    id: str
+    state: PromptState
+    outputs: Mapping[str, Any]
+    error: RunError | None = None
+    started_ms: int | None = None
+    ended_ms: int | None = None
+    cached: frozenset[str] = frozenset()
+
+
+class Tag(BaseModel):
+    """`extra_data.handoff`: whose prompt it is. Anybody can write one, so it is believed for tidying up only."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+    id: str
+    token: str
+    attempt: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Queue:
+    """Prompt ids; `waiting` in the order in which they will run. Prompts of others are among them."""
+
+    running: tuple[str, ...]
+    waiting: tuple[str, ...]
+    tags: Mapping[str, Tag]
+
+
+@dataclass(frozen=True)
+class _Answer:
+    status: int
+    content_type: str
+    body: bytes
+
+    @property
+    def is_json(self) -> bool:
+        return self.content_type.startswith("application/json")
+
+
+class ComfyUI:
+    """One server. May be used from several threads at once.
+
+    Its one `requests.Session` is safe to share because nothing in it changes between calls: no cookies are kept, no
+    redirects followed, no environment read; the connection pool below has its own lock.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._shown_url = mask_urls(self.url)
+        self._session = _open_session()
+        self._has_jobs: bool | None = None  # /api/jobs/{id}, since ComfyUI 0.6; unknown after each loss of connection
+
+    def close(self) -> None:
+        self._session.close()
+
+    def submit(self, prompt_id: str, graph: Graph, *, client_id: str, extra_data: Mapping[str, Any]) -> None:
+        """Returns when ComfyUI has queued the prompt whole.
+
+        Raises Failure (it refused: another try gives the same), NotArrived (send it again), or Unclear (wait for the
+        quiet time and look it up before anything else). A prompt number is never sent: the same one twice kills
+        ComfyUI's worker thread.
+        """
+        check_graph(graph)
+        _check_extra_data(extra_data)
+        document = {"prompt": graph, "prompt_id": prompt_id, "client_id": client_id, "extra_data": dict(extra_data)}
+        try:
+            body = json.dumps(document, allow_nan=False).encode()
+        except ValueError as error:
+            raise Failure(Reason.BAD_GRAPH, problem=str(error)) from None
+        answer = self._exchange("POST", "/prompt", body=body, read_s=SUBMIT_S)
+        if answer.status == 200:
+            self._check_accepted(prompt_id, answer, graph)
+        elif answer.status == 400 and answer.is_json:
+            raise _read_refusal(_parse(answer, "POST /prompt", _Refusal), graph)
+        elif answer.status == 413:
+            size = f"413, since the prompt has {len(body)} bytes (its limit: --max-upload-size)"
+            raise Failure(Reason.COMFYUI_ERROR, problem=size)
+        elif answer.status >= 500:
+            raise Unclear(f"POST {self._shown_url}/prompt was answered {answer.status}", answer.status)
+        else:
+            raise NotArrived(
+                f"POST {self._shown_url}/prompt was answered {answer.status}: is this ComfyUI, and may we use it?"
+            )
+
+    def look_up(self, prompt_id: str) -> Prompt | None:
+        """What ComfyUI has of the prompt now. None: it was neither queued nor running nor in its history.
+
+        Raises Unavailable or Transient where ComfyUI gives no clear answer.
+        """
+        if self._has_jobs is not False:
+            path = f"/api/jobs/{quote(prompt_id, safe='')}"
+            answer = self._exchange("GET", path)
+            if answer.status == 200:
+                self._has_jobs = True
+                with suppress(
+                    Unclear
+                ):  # a newer ComfyUI may have another word for a state: the older road still stands
+                    return _parse(answer, f"GET {path}", _Job).to_prompt(prompt_id)
+            elif answer.status == 404 and answer.is_json:
+                self._has_jobs = True
+                return None
+            elif answer.status in (404, 405):
+                self._has_jobs = False  # an older ComfyUI has no such route
+            elif answer.status != 500:  # 500: one odd entry in the history breaks this route for itself
+                raise _unexpected(f"GET {self._shown_url}{path}", answer)
+        return self._look_up_by_lists(prompt_id)
+
+    def cancel(self, prompt_id: str) -> bool:
+        """Asks ComfyUI to drop or interrupt the prompt; whether it had it. A wish: only a look-up tells what came of it."""
+        path = f"/api/jobs/{quote(prompt_id, safe='')}/cancel"
+        answer = self._exchange("POST", path, body=b"{}")
+        if answer.status == 200:
+            return _parse(answer, f"POST {path}", _Cancelled).cancelled
+        if answer.status not in (404, 405):
+            raise _unexpected(f"POST {self._shown_url}{path}", answer)
+        queue = self.queue()
+        if prompt_id in queue.waiting:
+            self._post("/queue", {"delete": [prompt_id]})
+        # Asked after the deletion, since it may have begun to run meanwhile. Before 0.3.57 /interrupt stops whatever runs.
+        if prompt_id in self.queue().running:
+            self._post("/interrupt", {"prompt_id": prompt_id})
+        return prompt_id in queue.waiting or prompt_id in queue.running
+
+    def queue(self) -> Queue:
+        listed = self._get("/queue", _Queue, limit=LIST_LIMIT)
+        # ComfyUI lists what waits in the order of its heap; it runs by number, then by id.
+        waiting = sorted(filter(_is_entry, listed.queue_pending), key=lambda entry: (entry[0], entry[1]))
+        running = list(filter(_is_entry, listed.queue_running))
+        return Queue(
+            running=tuple(entry[1] for entry in running),
+            waiting=tuple(entry[1] for entry in waiting),
+            tags={entry[1]: tag for entry in (*running, *waiting) if (tag := _read_tag(entry))},
+        )
+
+    def stats(self) -> dict[str, Any]:
+        """/system_stats: version, memory, devices."""
+        return self._get_object("/system_stats")
+
+    def object_info(self) -> dict[str, Any]:
+        """Every node class with its inputs; half a megabyte and more, and a quarter of a second."""
+        return self._get_object("/object_info", limit=LIST_LIMIT)
+
+    def class_info(self, class_type: str) -> dict[str, Any] | None:
+        """One node class, in a few milliseconds. None: ComfyUI has no such class."""
+        found = self._get_object(f"/object_info/{quote(class_type, safe='')}").get(class_type)
+        return found if isinstance(found, dict) else None
+
+    def free(self) -> None:
+        """Unloads all models and empties the node cache before the next prompt."""
+        self._post("/free", {"unload_models": True, "free_memory": True})
+
+    def view(self, filename: str, subfolder: str, folder: FolderType, to: BinaryIO, limit: int) -> int:
+        """Copies a file of ComfyUI's folder into `to`; its size in bytes.
+
+        Raises Failure OUTPUT_MISSING (404), OUTPUT_BROKEN (larger than `limit`, or a name ComfyUI refuses), and edge errors.
+        """
+        shown = f"{subfolder}/{filename}" if subfolder else filename
+        with self._open(
+            "GET", "/view", params={"filename": filename, "subfolder": subfolder, "type": folder}
+        ) as response:
+            if response.status_code == 404:
+                raise Failure(Reason.OUTPUT_MISSING, file=shown)
+            if response.status_code in (400, 403):
+                raise Failure(
+                    Reason.OUTPUT_BROKEN, file=shown, problem=f"ComfyUI answers {response.status_code} to this name"
+                )
+            if response.status_code != 200:
+                raise _unexpected(f"GET {self._shown_url}/view", _Answer(response.status_code, "", b""))
+            size = 0
+            for part in _parts(response, time.monotonic() + max(WHOLE_S, limit / (1 << 20))):
+                size += len(part)
+                if size > limit:
+                    raise Failure(Reason.OUTPUT_BROKEN, file=shown, problem=f"it has more than {limit} bytes")
+                to.write(part)
+            return size
+
+    def probe_shared(self, folder: FolderType, name: str, content: bytes) -> bool:
+        """Whether ComfyUI's folder is ours: a file that we put there as `name` is what /view gives. For `handoff doctor`."""
+        subfolder, _, filename = name.rpartition("/")
+        answer = self._exchange("GET", "/view", params={"filename": filename, "subfolder": subfolder, "type": folder})
+        if answer.status not in (200, 400, 403, 404):
+            raise _unexpected(f"GET {self._shown_url}/view", answer)
+        return answer.status == 200 and answer.body == content
+
+    def _check_accepted(self, prompt_id: str, answer: _Answer, graph: Graph) -> None:
+        accepted = _parse(answer, "POST /prompt", _Refusal)
+        if accepted.node_errors:  # ComfyUI drops the outputs that fail and runs the rest: that would be a silent half
+            with suppress(EdgeError):
+                self.cancel(prompt_id)
+            raise _read_refusal(accepted, graph)
+        if accepted.prompt_id is not None and accepted.prompt_id != prompt_id:
+            with suppress(EdgeError):
+                self.cancel(accepted.prompt_id)
+            raise Unavailable(f"{self._shown_url} chose its own prompt id: ComfyUI of July 2025 or newer is needed")
+        if accepted.prompt_id is None:
+            raise Unclear(f"POST {self._shown_url}/prompt was answered 200 without a prompt id", 200)
+
+    def _look_up_by_lists(self, prompt_id: str) -> Prompt | None:
+        """The queue first, then the history: the other way round a prompt that ends in between is in neither."""
+        queue = self.queue()
+        if prompt_id in queue.running:
+            return Prompt(id=prompt_id, state=PromptState.RUNNING, outputs={})
+        if prompt_id in queue.waiting:
+            return Prompt(id=prompt_id, state=PromptState.WAITING, outputs={})
+        path = f"/history/{quote(prompt_id, safe='')}"
+        entry = self._get_object(path).get(prompt_id)
+        return None if entry is None else _validate(entry, f"GET {path}", _HistoryEntry).to_prompt(prompt_id)
+
+    def _get(self, path: str, model: type["_Model"], limit: int = LIMIT) -> "_Model":
+        answer = self._exchange("GET", path, limit=limit)
+        if answer.status != 200:
+            raise _unexpected(f"GET {self._shown_url}{path}", answer)
+        return _parse(answer, f"GET {path}", model)
+
+    def _get_object(self, path: str, limit: int = LIMIT) -> dict[str, Any]:
+        answer = self._exchange("GET", path, limit=limit)
+        if answer.status != 200:
+            raise _unexpected(f"GET {self._shown_url}{path}", answer)
+        document = _decode(answer, f"GET {path}")
+        if not isinstance(document, dict):
+            raise Unclear(f"GET {self._shown_url}{path} was not answered with an object", 200)
+        return document
+
+    def _post(self, path: str, document: Mapping[str, Any]) -> None:
+        answer = self._exchange("POST", path, body=json.dumps(document).encode())
+        if answer.status != 200:
+            raise _unexpected(f"POST {self._shown_url}{path}", answer)
+
+    def _exchange(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes | None = None,
+        params: Mapping[str, str] | None = None,
+        read_s: float = READ_S,
+        limit: int = LIMIT,
+    ) -> _Answer:
+        with self._open(method, path, body=body, params=params, read_s=read_s) as response:
+            content = bytearray()
+            for part in _parts(response, time.monotonic() + WHOLE_S):
+                content += part
+                if len(content) > limit:
+                    raise Unclear(
+                        f"{method} {self._shown_url}{path} was answered with more than {limit} bytes",
+                        response.status_code,
+                    )
+            return _Answer(response.status_code, response.headers.get("Content-Type", ""), bytes(content))
+
+    @contextmanager
+    def _open(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes | None = None,
+        params: Mapping[str, str] | None = None,
+        read_s: float = READ_S,
+    ) -> Iterator[requests.Response]:
+        """Raises NotArrived, Unclear, also from inside the block while the answer is read."""
+        call = f"{method} {self._shown_url}{path}"
+        try:
+            with self._session.request(
+                method,
+                f"{self.url}{path}",
+                params=params,
+                data=body,
+                headers={"Content-Type": "application/json"} if body is not None else None,
+                timeout=(CONNECT_S, read_s),
+                stream=True,
+                allow_redirects=False,
+            ) as response:
+                yield response
+        except (requests.RequestException, HTTPError) as error:
+            self._has_jobs = None  # what answers next may be another version
+            if _is_before_sending(error):
+                raise NotArrived(f"{call}: no connection ({_reason(error)})") from error
+            raise Unclear(f"{call}: {_reason(error)}") from error
+
+
+def failure_of(prompt: Prompt, graph: Graph) -> Failure:
+    """Why a prompt in state FAILED failed: OUT_OF_MEMORY or NODE_ERROR, with the node and the first line of its message."""
+    error = prompt.error or RunError()
+    lines = [line.strip(" *") for line in error.exception_message.splitlines()]
+    first = (
+        next((line.removeprefix("ERROR: ") for line in lines if line), "")
+        or error.exception_type
+        or "no reason was given"
+    )
+    reason = (
+        Reason.OUT_OF_MEMORY if _is_out_of_memory(error.exception_type, error.exception_message) else Reason.NODE_ERROR
+    )
+    node = None if error.node_id is None else describe_node(graph, error.node_id, error.node_type)
+    return Failure(reason, node=node, problem=mask_urls(first)[:300])
+
+
+def _is_out_of_memory(exception_type: str, message: str) -> bool:
+    return exception_type.endswith("OutOfMemoryError") or bool(_OUT_OF_MEMORY.search(message))
+
+
+class _Loose(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+class _Status(_Loose):
+    status_str: str | None = None
+    messages: list[tuple[str, dict[str, Any]]] = []
+
+    def to_prompt(self, prompt_id: str, outputs: Mapping[str, Any]) -> Prompt:
+        said = dict(self.messages)
+        if "execution_interrupted" in said:
+            state = PromptState.INTERRUPTED
+        elif "execution_error" in said or self.status_str == "error":
+            state = PromptState.FAILED
+        else:
+            state = PromptState.SUCCEEDED
+        cached = said.get("execution_cached", {}).get("nodes")
+        return Prompt(
+            id=prompt_id,
+            state=state,
+            outputs=outputs,
+            error=_read_error(said.get("execution_error")) if state is PromptState.FAILED else None,
+            started_ms=_timestamp(said.get("execution_start")),
+            ended_ms=_timestamp(self.messages[-1][1]) if self.messages else None,
+            cached=frozenset(node for node in cached if isinstance(node, str))
+            if isinstance(cached, list)
+            else frozenset(),
+        )
+
+
+class _HistoryEntry(_Loose):
+    outputs: dict[str, Any] | None = None
+    status: _Status | None = None
+
+    def to_prompt(self, prompt_id: str) -> Prompt:
+        return (self.status or _Status()).to_prompt(prompt_id, self.outputs or {})
+
+
+class _Job(_Loose):
+    status: Literal["pending", "in_progress", "completed", "failed", "cancelled"]
+    outputs: dict[str, Any] | None = None
+    execution_status: _Status | None = None
+    execution_error: dict[str, Any] | None = None
+    execution_start_time: int | None = None
+    execution_end_time: int | None = None
+
+    def to_prompt(self, prompt_id: str) -> Prompt:
+        outputs = self.outputs or {}
+        if self.status in ("pending", "in_progress"):
+            waiting = self.status == "pending"
+            return Prompt(id=prompt_id, state=PromptState.WAITING if waiting else PromptState.RUNNING, outputs=outputs)
+        if self.execution_status is not None and self.execution_status.messages:
+            # The messages decide: before 0.9 an interrupted job was called failed here.
+            return self.execution_status.to_prompt(prompt_id, outputs)
+        states = {
+            "completed": PromptState.SUCCEEDED,
+            "failed": PromptState.FAILED,
+            "cancelled": PromptState.INTERRUPTED,
+        }
+        return Prompt(
+            id=prompt_id,
+            state=states[self.status],
+            outputs=outputs,
+            error=_read_error(self.execution_error),
+            started_ms=self.execution_start_time,
+            ended_ms=self.execution_end_time,
+        )
+
+
+class _Cancelled(_Loose):
+    cancelled: bool
+
+
+class _Queue(_Loose):
+    queue_running: list[list[Any]]
+    queue_pending: list[list[Any]]
+
+
+class _Error(_Loose):
+    type: str
+    message: str = ""
+    details: str = ""
+    extra_info: dict[str, Any] = {}
+
+
+class _NodeErrors(_Loose):
+    errors: list[_Error] = []
+    class_type: str | None = None
+
+
+class _Refusal(_Loose):
+    """The answer of POST /prompt, of a refusal as of an acceptance; `node_errors` may come with both."""
+
+    prompt_id: str | None = None
+    error: _Error | str | None = None
+    node_errors: dict[str, _NodeErrors] | list[Any] = {}
+
+
+def _open_session() -> requests.Session:
+    session = requests.Session()
+    session.trust_env = False
+    session.headers.update({"Accept-Encoding": "identity"})
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    adapter = HTTPAdapter(pool_connections=1, pool_maxsize=CONNECTIONS, max_retries=0)
+    session.mount("http://", adapter)
+    session.mount("https://", adapter)
+    return session
+
+
+def _parts(response: requests.Response, deadline: float) -> Iterator[bytes]:
+    """The body as it comes: `read1` gives what one read of the socket gives, so that a dripping answer meets its deadline.
+
+    Nothing is unpacked: a small packed answer could fill the memory, and none was asked for.
+    """
+    while part := response.raw.read1(1 << 18, decode_content=False):
+        yield part
+        if time.monotonic() > deadline:
+            raise requests.exceptions.ReadTimeout("the answer took too long")
+
+
+def _decode(answer: _Answer, call: str) -> Any:
+    try:
+        return json.loads(answer.body)
+    except (ValueError, RecursionError):
+        raise Unclear(f"{call} was not answered with JSON but with {answer.body[:40]!r}", answer.status) from None
+
+
+def _parse(answer: _Answer, call: str, model: type[_Model]) -> _Model:
+    return _validate(_decode(answer, call), call, model)
+
+
+def _validate(document: Any, call: str, model: type[_Model]) -> _Model:
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part)[:40] for part in first["loc"])
+        raise Unclear(f"{call} was answered with something unknown: {place}: {first['msg']}", 200) from None
+
+
+def _unexpected(call: str, answer: _Answer) -> EdgeError:
+    text = f"{call} was answered {answer.status}"
+    return (
+        Unclear(text, answer.status)
+        if answer.status >= 500
+        else Unavailable(f"{text}: is this ComfyUI, and may we use it?")
+    )
+
+
+def _is_before_sending(error: Exception) -> bool:
+    """Whether the connection was never made: refused, no such host, no route, no TLS."""
+    if isinstance(error, requests.ConnectTimeout | requests.exceptions.InvalidURL | requests.exceptions.InvalidSchema):
+        return True
+    cause = error.args[0] if error.args else None
+    if isinstance(error, requests.exceptions.SSLError):
+        return "CERTIFICATE_VERIFY_FAILED" in str(cause) or "WRONG_VERSION_NUMBER" in str(cause)
+    return isinstance(cause, MaxRetryError) and isinstance(cause.reason, NewConnectionError)
+
+
+def _reason(error: Exception) -> str:
+    cause: Any = error
+    while (args := getattr(cause, "args", None)) and isinstance(args[-1], Exception):
+        cause = args[-1]
+    cause = getattr(cause, "reason", None) or cause
+    return f"{type(error).__name__}: {str(cause)[:200]}"
+
+
+def _check_extra_data(extra_data: Mapping[str, Any]) -> None:
+    """ComfyUI answers 500 to GET /api/jobs for everybody once a job with such an extra_pnginfo is in its history."""
+    if "extra_pnginfo" in extra_data:
+        info = extra_data["extra_pnginfo"]
+        if not isinstance(info, dict) or not isinstance(info.get("workflow", {}), dict):
+            raise Failure(Reason.BAD_GRAPH, problem="extra_pnginfo and its workflow must be objects")
+
+
+def _is_entry(entry: list[Any]) -> bool:
+    return len(entry) >= 4 and isinstance(entry[0], int | float) and isinstance(entry[1], str)
+
+
+def _read_tag(entry: list[Any]) -> Tag | None:
+    try:
+        return Tag.model_validate(entry[3]["handoff"])
+    except (ValidationError, KeyError, TypeError):
+        return None
+
+
+def _read_error(said: Mapping[str, Any] | None) -> RunError | None:
+    if said is None:
+        return None
+    try:
+        return RunError.model_validate(said)
+    except ValidationError:
+        return RunError()
+
+
+def _timestamp(said: Mapping[str, Any] | None) -> int | None:
+    value = None if said is None else said.get("timestamp")
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _read_refusal(refusal: _Refusal, graph: Graph) -> Failure:
+    """WORKFLOW_UNAVAILABLE where only nodes or models are missing (another ComfyUI may have them), else VALIDATION_FAILED."""
+    if isinstance(refusal.node_errors, dict) and refusal.node_errors:
+        return _read_node_errors(refusal.node_errors, graph)
+    error = refusal.error if isinstance(refusal.error, _Error) else _Error(type="", message=str(refusal.error or ""))
+    if error.type == "missing_node_type":
+        node = describe_node(graph, str(error.extra_info.get("node_id", "")))
+        return Failure(Reason.WORKFLOW_UNAVAILABLE, node=node, lacks=f"the node class {_class_named(error, node)}")
+    if error.type == "prompt_no_outputs":
+        return Failure(Reason.VALIDATION_FAILED, problem="it has no node that saves or shows anything")
+    return Failure(
+        Reason.VALIDATION_FAILED,
+        problem=_cut(": ".join(filter(None, (error.message, error.details)))) or "it gave no reason",
+    )
+
+
+def _read_node_errors(node_errors: Mapping[str, _NodeErrors], graph: Graph) -> Failure:
+    wrong: list[tuple[Node, str]] = []
+    lacking: list[tuple[Node, str]] = []
+    for node_id in sorted(node_errors, key=node_order):
+        node = describe_node(graph, node_id, node_errors[node_id].class_type)
+        for error in node_errors[node_id].errors:
+            value = error.extra_info.get("received_value")
+            if error.type == "value_not_in_list" and is_model(value, _options(error)):
+                lacking.append((node, f"the model {_cut(str(value), 200)} ({node.class_type}.{_input(error)})"))
+            else:
+                wrong.append((node, _explain(node, error)))
+    if lacking and not wrong:
+        lacks = dict.fromkeys(text for _, text in lacking)
+        return Failure(Reason.WORKFLOW_UNAVAILABLE, node=lacking[0][0], lacks=_cut(", ".join(lacks)))
+    sentences = [text for _, text in wrong] + [f"it has not got {text}" for _, text in lacking]
+    if len(sentences) > MAX_SENTENCES:
+        sentences = [*sentences[:MAX_SENTENCES], f"and {len(sentences) - MAX_SENTENCES} more"]
+    node_named = wrong[0][0] if wrong else None
+    return Failure(Reason.VALIDATION_FAILED, node=node_named, problem=_cut("; ".join(sentences)) or "it gave no reason")
+
+
+def _explain(node: Node, error: _Error) -> str:
+    """For example: width of node 1 (EmptyImage) is 0, and the smallest allowed is 1."""
+    where = f"node {node.id} ({node.title})" if node.title else f"node {node.id}"
+    name = _input(error)
+    value = _shown(name, error.extra_info.get("received_value"))
+    limits = _limits(error)
+    match error.type:
+        case "value_smaller_than_min":
+            return f"{name} of {where} is {value}, and the smallest allowed is {limits.get('min')}"
+        case "value_bigger_than_max":
+            return f"{name} of {where} is {value}, and the largest allowed is {limits.get('max')}"
+        case "invalid_input_type":
+            return f"{name} of {where} is {value}, which is no {_type(error)}"
+        case "value_not_in_list":
+            options = _options(error)
+            offered = f"; it takes {nearest(str(error.extra_info.get('received_value')), options)}" if options else ""
+            return f"{name} of {where} is {value}, which is none of its choices{offered}"
+        case "required_input_missing":
+            return f"{where} lacks its input {name}"
+        case "bad_linked_input":
+            return f"{name} of {where} is {value}, and a link is [node id, output number]"
+        case "return_type_mismatch":
+            return f"{name} of {where} is linked to an output of another type: {_cut(error.details, 200)}"
+        case "custom_validation_failed":
+            return f"{where}: {_cut(error.details, 300)}"
+        case _:
+            return f"{where}: {_cut(': '.join(filter(None, (error.message, error.details))), 300)}"
+
+
+def _class_named(error: _Error, node: Node) -> str:
+    named = error.extra_info.get("class_type")
+    return _cut(named, 200) if isinstance(named, str) else node.class_type or "of a node without class_type"
+
+
+def _input(error: _Error) -> str:
+    name = error.extra_info.get("input_name")
+    return _cut(name, 100) if isinstance(name, str) else _cut(error.details, 100)
+
+
+def _shown(name: str, value: Any) -> str:
+    shown = mask_value(name, value)
+    return _cut(f'"{shown}"' if isinstance(shown, str) else str(shown), 100)
+
+
+def _type(error: _Error) -> str:
+    config = error.extra_info.get("input_config")
+    return _cut(str(config[0]), 40) if isinstance(config, list) and config else "value it takes"
+
+
+def _limits(error: _Error) -> Mapping[str, Any]:
+    config = error.extra_info.get("input_config")
+    return config[1] if isinstance(config, list) and len(config) > 1 and isinstance(config[1], dict) else {}
+
+
+def _options(error: _Error) -> list[str]:
+    """What may be chosen; ComfyUI leaves it out where there are more than 20."""
+    config = error.extra_info.get("input_config")
+    options = (
+        config[0]
+        if isinstance(config, list) and config and isinstance(config[0], list)
+        else _limits(error).get("options")
+    )
+    return [option for option in options if isinstance(option, str)] if isinstance(options, list) else []
+
+
+def _cut(text: str, limit: int = MAX_PROBLEM) -> str:
+    text = mask_urls(" ".join(text.split()))
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

@@ -1,0 +1,60 @@
+"""Progress for those who poll the bucket: the newest document of each job, at leisure. Nothing rests on it."""
+
+import threading
+import time
+from collections.abc import Callable
+
+from handoff.failures import EdgeError
+from handoff.status import StatusDocument
+
+PAUSE_S = 2.0  # between two puts for one job
+_MOST = 1_000  # jobs whose progress waits to be put; beyond that it is dropped
+
+
+class Courier:
+    def __init__(self, put: Callable[[StatusDocument], None]) -> None:
+        self._put = put
+        self._newest: dict[str, StatusDocument] = {}
+        self._put_at: dict[str, float] = {}
+        self._condition = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="courier", daemon=True)
+        self._thread.start()
+
+    def tell(self, document: StatusDocument) -> None:
+        """Replaces what is still waiting to be told of this job. The last word of a job is final."""
+        with self._condition:
+            if len(self._newest) < _MOST or document.id in self._newest:
+                self._newest[document.id] = document
+                self._condition.notify()
+
+    def close(self) -> None:
+        with self._condition:
+            self._stopping = True
+            self._condition.notify()
+        self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        while (document := self._next()) is not None:
+            try:
+                self._put(document)
+            except EdgeError:
+                time.sleep(PAUSE_S)  # the bucket is away; the final status has an outbox of its own
+
+    def _next(self) -> StatusDocument | None:
+        with self._condition:
+            while not self._stopping:
+                now = time.monotonic()
+                wait = None
+                for id, document in self._newest.items():
+                    ready_at = 0.0 if document.done else self._put_at.get(id, 0.0) + PAUSE_S
+                    if ready_at <= now:
+                        del self._newest[id]
+                        if document.done:
+                            self._put_at.pop(id, None)
+                        else:
+                            self._put_at[id] = now
+                        return document
+                    wait = min(wait or PAUSE_S, ready_at - now)
+                self._condition.wait(wait)
+        return None

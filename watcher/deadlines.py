@@ -1,0 +1,49 @@
+"""When waiting jobs expire. The deadline stands inside the file, so each is opened once, when its name is first seen."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from handoff import timestamps
+from handoff.documents import UnreadableDocument
+from handoff.spool.record import Record
+from handoff.status import StatusDocument
+from watcher.live import first_document
+
+YOUNG_S = 10.0  # jobs accepted longer ago were told of before
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deadline:
+    token: str
+    created_at: str
+    timeout_s: float
+
+    def left(self, now: datetime) -> float:
+        """Seconds until it expires; negative afterwards. By the wall clock, since it outlives restarts."""
+        return self.timeout_s - (now - timestamps.from_text(self.created_at)).total_seconds()
+
+    @classmethod
+    def of(cls, record: Record) -> "Deadline | None":
+        plan = record.job
+        timeout_s = record.body.get("queue_timeout_s") if plan is None else plan.queue_timeout_s
+        if not isinstance(timeout_s, int | float):
+            return None
+        return cls(token=record.token, created_at=record.received_at, timeout_s=float(timeout_s))
+
+
+def read_deadlines(inbox: str, names: Iterable[str], tell: Callable[[StatusDocument], None]) -> list[Deadline]:
+    """Opens waiting jobs; `tell` gets the first status of those that were just accepted."""
+    deadlines = []
+    for name in names:
+        try:
+            record = Record.find(f"{inbox}/{name}")
+        except UnreadableDocument:
+            continue
+        if record is None:  # claimed meanwhile
+            continue
+        if (timestamps.now() - timestamps.from_text(record.received_at)).total_seconds() < YOUNG_S:
+            tell(first_document(record))
+        if (deadline := Deadline.of(record)) is not None:
+            deadlines.append(deadline)
+    return deadlines

@@ -1,0 +1,122 @@
+"""Hints that something changed in a folder. Never the truth: `os.scandir` is; an event only says where to look now.
+
+Watchdog as it comes holds every event back for half a second behind an unmatched rename, which each claim is, and with
+a filter on moves it does not see files that are renamed in from outside. So the kernel is asked for neither: what is
+created, closed after writing or renamed in is enough.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import ClassVar
+
+from watchdog.events import (
+    DirCreatedEvent,
+    DirDeletedEvent,
+    FileClosedEvent,
+    FileCreatedEvent,
+    FileSystemEvent,
+    FileSystemEventHandler,
+)
+from watchdog.observers.api import BaseObserver
+from watchdog.observers.inotify import InotifyEmitter
+from watchdog.observers.inotify_c import InotifyConstants, Mask
+
+OnHint = Callable[[str, str], None]
+"""Called from another thread with a folder and a name in it; with an empty name: anything may have changed there."""
+
+
+class _Emitter(InotifyEmitter):
+    mask: ClassVar[Mask] = Mask(
+        InotifyConstants.IN_MOVED_TO
+        | InotifyConstants.IN_CLOSE_WRITE
+        | InotifyConstants.IN_CREATE
+        | InotifyConstants.IN_DELETE_SELF
+    )
+
+    def get_event_mask_from_filter(self) -> Mask:
+        return self.mask
+
+
+class _Handler(FileSystemEventHandler):
+    def __init__(self, folder: str, on_hint: OnHint) -> None:
+        self._folder = folder
+        self._on_hint = on_hint
+
+    def dispatch(self, event: FileSystemEvent) -> None:
+        path = os.fsdecode(event.src_path)
+        if path == self._folder:  # the folder itself was removed
+            self._on_hint(self._folder, "")
+        elif os.path.dirname(path) == self._folder:
+            self._on_hint(self._folder, os.path.basename(path))
+
+
+class _Overflow(logging.Handler):
+    """Watchdog tells of lost events in its log only."""
+
+    def __init__(self, folders: Sequence[str], on_hint: OnHint) -> None:
+        super().__init__(logging.WARNING)
+        self._folders = folders
+        self._on_hint = on_hint
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "overflow" in record.getMessage():
+            for folder in self._folders:
+                self._on_hint(folder, "")
+
+
+class Hints:
+    """Watches some folders, not what lies below them."""
+
+    def __init__(self, folders: Sequence[str], on_hint: OnHint) -> None:
+        self._folders = folders
+        self._on_hint = on_hint
+        self._observer: BaseObserver | None = None
+        self._armed: dict[str, int] = {}
+        self._overflow = _Overflow(folders, on_hint)
+        log = logging.getLogger("watchdog.observers")
+        log.addHandler(self._overflow)
+        log.propagate = False
+
+    def arm(self) -> str | None:
+        """Starts watching, or starts again where a folder was replaced. Returns why it cannot, or None.
+
+        Look through the folders after this: what came before it raised no event.
+        """
+        inodes = {folder: _inode(folder) for folder in self._folders}
+        if self._observer is not None and inodes == self._armed:
+            return None
+        self.stop()
+        observer = BaseObserver(_Emitter)
+        try:
+            observer.start()
+            for folder in self._folders:
+                observer.schedule(
+                    _Handler(folder, self._on_hint),
+                    folder,
+                    event_filter=[FileCreatedEvent, FileClosedEvent, DirCreatedEvent, DirDeletedEvent],
+                )
+        except OSError as error:  # the limits on watches and instances are shared by all programs of a user
+            observer.stop()
+            return f"{error.strerror}: raise fs.inotify.max_user_watches and fs.inotify.max_user_instances"
+        self._observer, self._armed = observer, inodes
+        return None
+
+    def stop(self) -> None:
+        if self._observer is not None:
+            self._observer.stop()
+            with suppress(RuntimeError):
+                self._observer.join(timeout=2)
+            self._observer = None
+
+    def close(self) -> None:
+        self.stop()
+        logging.getLogger("watchdog.observers").removeHandler(self._overflow)
+
+
+def _inode(folder: str) -> int:
+    try:
+        return os.stat(folder).st_ino
+    except FileNotFoundError:
+        return 0

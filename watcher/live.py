@@ -1,0 +1,90 @@
+"""A job that this watcher has claimed, from the claim until its record is filed away. Owned by the decision thread."""
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from handoff.spool.record import Record
+from handoff.state import Status
+from handoff.status import ComfyUIEntry, StatusDocument
+from watcher.comfyui import Prompt
+from watcher.decisions import Inside
+
+
+class Phase(Enum):
+    """What comes next. A phase is never stored: after a crash it follows from the record and from `status.json`."""
+
+    PLAN = auto()  # an adapter published it: the template is still to be filled
+    READY = auto()  # waits for its turn at ComfyUI
+    SENT = auto()  # ComfyUI has it, or may have it
+    COLLECT = auto()  # ComfyUI is done with it
+    MIRROR = auto()  # `saving`: its outputs are on their way to the bucket
+    CONCLUDE = auto()  # its end is known and is being published
+
+
+@dataclass(kw_only=True, eq=False)
+class Live:
+    record: Record
+    document: StatusDocument
+    phase: Phase
+    busy: bool = False
+    cancelled: bool = False
+    timed_out: bool = False
+    executed: bool = False
+    refused: bool = False
+    resend: bool = False
+    wanted: bool = False
+    """Something happened while a task was under way: look again when it is back."""
+    decided: bool = False
+    arrived_at: float = 0.0
+    """Monotonic: since when it is here, for pictures that an adapter's job waits for."""
+    sent_at: float = 0.0
+    started_at: float | None = None
+    quiet_at: float = 0.0
+    """Monotonic: from when on a 404 means that ComfyUI never got it."""
+    due: float | None = None
+    published_at: float = 0.0
+    trouble: int = 0
+    prompt: Prompt | None = None
+    done_nodes: set[str] = field(default_factory=set)
+    job_document_put: bool = False
+
+    @property
+    def id(self) -> str:
+        return self.record.id
+
+    @property
+    def token(self) -> str:
+        return self.record.token
+
+    @property
+    def prompt_id(self) -> str:
+        assert self.record.prompt_id is not None
+        return self.record.prompt_id
+
+    @property
+    def alone(self) -> bool:
+        """Suspected of bringing ComfyUI down: it runs without neighbours."""
+        return self.record.ended("lost") > 0
+
+    def to_inside(self, expected_s: float | None) -> Inside:
+        return Inside(expected_s=expected_s, alone=self.alone)
+
+
+def first_document(record: Record) -> StatusDocument:
+    """The status of a job that nobody has sent yet."""
+    plan = record.job
+    body_metadata = record.body.get("metadata")
+    return StatusDocument(
+        id=record.id,
+        status=Status.QUEUED,
+        workflow=plan.workflow if plan else None,
+        attempt=record.attempt,
+        priority=record.priority,
+        source=record.source,
+        owner=record.owner,
+        retry_of=record.retry_of,
+        metadata=plan.metadata if plan else body_metadata if isinstance(body_metadata, dict) else {},
+        created_at=record.received_at,
+        warnings=list(plan.warnings) if plan else [],
+        comfyui=ComfyUIEntry(prompt_id=record.prompt_id),
+    )

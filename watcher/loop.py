@@ -1,0 +1,81 @@
+"""The decision thread's loop: messages from other threads, timers, and pools for what takes time.
+
+All state belongs to the thread that calls `turn`. Work in a pool may not touch it; what it found comes back as a message.
+"""
+
+import heapq
+import itertools
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from queue import Empty, SimpleQueue
+from typing import TypeVar
+
+Message = Callable[[], None]
+Result = TypeVar("Result")
+_MOST_PER_TURN = 1000  # so that timers and heartbeats are not starved by a flood of events
+
+
+class Timer:
+    def __init__(self, message: Message) -> None:
+        self.message: Message | None = message
+
+    def cancel(self) -> None:
+        self.message = None
+
+
+class Loop:
+    def __init__(self, **pools: int) -> None:
+        """`pools`: name and number of threads."""
+        self._messages: SimpleQueue[Message] = SimpleQueue()
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._count = itertools.count()
+        self._pools = {name: ThreadPoolExecutor(threads, thread_name_prefix=name) for name, threads in pools.items()}
+
+    def post(self, message: Message) -> None:
+        """From any thread, also from a signal handler."""
+        self._messages.put(message)
+
+    def after(self, seconds: float, message: Message) -> Timer:
+        timer = Timer(message)
+        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._count), timer))
+        return timer
+
+    def spawn(
+        self,
+        pool: str,
+        work: Callable[[], Result],
+        done: Callable[[Result], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        """Runs `work` in a pool and then one of the two others here."""
+
+        def task() -> None:
+            try:
+                result = work()
+            except BaseException as error:  # noqa: BLE001 - handed to the decision thread, which decides
+                self.post(lambda error=error: failed(error))  # type: ignore[misc]
+            else:
+                self.post(lambda: done(result))
+
+        self._pools[pool].submit(task)
+
+    def turn(self) -> None:
+        """Waits for the next message or timer, then handles all that is due."""
+        now = time.monotonic()
+        wait = max(0.0, self._timers[0][0] - now) if self._timers else None
+        try:
+            self._messages.get(timeout=wait)()
+            for _ in range(_MOST_PER_TURN):
+                self._messages.get_nowait()()
+        except Empty:
+            pass
+        now = time.monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            message = heapq.heappop(self._timers)[2].message
+            if message is not None:
+                message()
+
+    def close(self, *, wait: bool) -> None:
+        for pool in self._pools.values():
+            pool.shutdown(wait=wait, cancel_futures=True)

@@ -1,0 +1,128 @@
+"""From a job as submitted to the plan that is journalled: template filled, seeds drawn, pictures copied into `uploads/`."""
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from handoff import messages
+from handoff.failures import Failure, Reason
+from handoff.job import Job, apply_set, open_seeds
+from handoff.spool.record import OpenModel, Plan
+from watcher.capabilities import Capabilities, choices
+from watcher.graph import Graph, check_graph, clean_graph, denied
+from watcher.pictures import NotYet, Pictures
+from workflows.catalogue import Catalogue
+from workflows.filling import fill
+
+SEEDS_BELOW = 1 << 53  # larger whole numbers are not safe in every JSON reader
+_PICTURE_NODES = frozenset({"LoadImage", "LoadImageMask"})
+
+
+class MustFetch(Exception):  # noqa: N818 - no error
+    """A picture has to be fetched from somewhere, which may take long: plan again where waiting does no harm."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planner:
+    catalogue: Catalogue
+    pictures: Pictures
+    language: messages.Language
+    allow_graphs: bool
+    node_deny: tuple[str, ...]
+
+    def plan(self, job: Job, *, may_fetch: bool) -> Plan:
+        """Raises Failure, NotYet (a named picture is missing or growing), MustFetch, Unavailable."""
+        if job.graph is not None and not self.allow_graphs:
+            raise Failure(Reason.GRAPHS_NOT_ALLOWED)
+        if job.workflow is not None:
+            template = self.catalogue.get(job.workflow)
+            filled = fill(template, job.params, draw_seed=_draw_seed)
+            graph, params, sha256 = filled.graph, dict(filled.params), template.sha256
+            models = [
+                OpenModel(
+                    parameter=model.parameter,
+                    node=model.place.node,
+                    input=model.place.input,
+                    class_type=model.class_type,
+                    folder=model.folder,
+                )
+                for model in filled.models
+            ]
+            for picture in filled.pictures:
+                name = self._resolve(picture.reference, may_fetch=may_fetch)
+                graph[picture.place.node]["inputs"][picture.place.input] = name
+        else:
+            check_graph(job.graph)
+            assert job.graph is not None
+            graph, params, sha256, models = clean_graph(job.graph), {}, None, []  # type: ignore[arg-type]
+        graph = self._override(graph, job.overrides)
+        if job.graph is not None:
+            self._copy_named_pictures(graph)
+        if node := denied(graph, self.node_deny):
+            raise Failure(Reason.NODE_DENIED, node=node, class_type=node.class_type or "")
+        return Plan(
+            workflow=job.workflow,
+            workflow_sha256=sha256,
+            params=params,
+            graph=graph,
+            open_models=models,
+            extra_data=job.extra_data,
+            queue_timeout_s=job.queue_timeout_s,
+            run_timeout_s=job.run_timeout_s,
+            metadata=job.metadata,
+        )
+
+    def _override(self, graph: Graph, overrides: dict[str, Any]) -> Graph:
+        changed: Graph = apply_set(graph, overrides)  # type: ignore[assignment, arg-type]
+        for node_id, name in open_seeds(changed):  # type: ignore[arg-type]
+            changed[node_id] = {**changed[node_id], "inputs": {**changed[node_id]["inputs"], name: _draw_seed()}}
+        check_graph(changed)
+        return changed
+
+    def _copy_named_pictures(self, graph: Graph) -> None:
+        """People drop a graph first and its picture after it; and they delete the picture when they see the job is taken.
+
+        What cannot be copied is left as it is: ComfyUI reads more formats and folders than we look into.
+        """
+        for node in graph.values():
+            name = node["inputs"].get("image")
+            if (
+                node["class_type"] not in _PICTURE_NODES
+                or not isinstance(name, str)
+                or "://" in name
+                or name[:5] == "data:"
+            ):
+                continue
+            try:
+                node["inputs"]["image"] = self._resolve(name.removesuffix(" [input]"), may_fetch=True)
+            except NotYet:
+                raise
+            except Failure:
+                continue
+
+    def _resolve(self, reference: str, *, may_fetch: bool) -> str:
+        if not may_fetch and "://" in reference[:10] and not reference.startswith("data:"):
+            raise MustFetch
+        return self.pictures.resolve(reference).name
+
+
+def settle_models(plan: Plan, capabilities: Capabilities, language: messages.Language) -> Plan:
+    """Gives every open model parameter the only model there is, with a warning. Raises Failure(MODEL_NOT_CHOSEN)."""
+    if not plan.open_models:
+        return plan
+    graph = {node_id: {**node, "inputs": dict(node["inputs"])} for node_id, node in plan.graph.items()}
+    params, warnings = dict(plan.params), list(plan.warnings)
+    for model in plan.open_models:
+        offered = choices(capabilities, model.class_type, model.input) or ()
+        if len(offered) != 1:
+            found = f"{len(offered)} of them: {', '.join(offered[:20])}" if offered else "none"
+            raise Failure(Reason.MODEL_NOT_CHOSEN, parameter=model.parameter, found=found, folder=model.folder)
+        graph[model.node]["inputs"][model.input] = offered[0]
+        if model.parameter not in params:
+            warnings.append(messages.warn("model_chosen", language, parameter=model.parameter, model=offered[0]))
+        params[model.parameter] = offered[0]
+    return plan.model_copy(update={"graph": graph, "params": params, "warnings": warnings, "open_models": []})
+
+
+def _draw_seed() -> int:
+    return random.randrange(SEEDS_BELOW)

@@ -1,0 +1,261 @@
+"""The watcher's eyes on `input/` and the inbox: hints and scans on one side, jobs that wait on the other.
+
+Events are hints, scans are the truth: armed first, then scanned; scanned again on a timer, and at once when events were
+lost. Where none arrive it polls, says so, and loses nothing. Owned by the decision thread.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from handoff import log, messages
+from handoff.failures import Failure, Unavailable
+from handoff.folders import Folders
+from handoff.settings import WatcherSettings
+from handoff.spool.drops import Claim, Drops
+from handoff.spool.record import Record
+from handoff.spool.seat import Fenced, Seat
+from watcher.disk import Disk
+from watcher.hints import Hints
+from watcher.intake import CANCEL, Intake, Later, Outcome, Rejected, Taken, is_job_name
+from watcher.loop import Loop, Timer
+from watcher.planning import Planner
+from watcher.waiting import Waiting
+
+POLLING_S = 1.0  # the scan where events do not arrive, and while paused
+LATER_S = 0.5  # until a claim that waits for something is tried again
+SETTLE_S = 0.05  # claims are cleared away together, this long after the first
+UNANNOUNCED_SCANS = 2  # scans in a row that find files of which no event told
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listener:
+    """What the worker wants to hear. `on_names`: waiting jobs that this watcher did not take in itself."""
+
+    on_taken: Callable[[Record], None]
+    on_names: Callable[[list[str]], None]
+    on_cancel_mark: Callable[[str], None]
+
+
+class Reception:
+    def __init__(
+        self,
+        loop: Loop,
+        seat: Seat,
+        settings: WatcherSettings,
+        planner: Planner,
+        disk: Disk,
+        waiting: Waiting,
+        listener: Listener,
+    ) -> None:
+        self._loop = loop
+        self._seat = seat
+        self._settings = settings
+        self._folders: Folders = seat.folders
+        self._disk = disk
+        self._waiting = waiting
+        self._listener = listener
+        self._log = log.get()
+        self._drops = Drops(seat)
+        self._intake = Intake(
+            self._drops,
+            planner,
+            input_folder=self._folders.input,
+            default_workflow=settings.default_workflow,
+            settle_s=settings.settle_s,
+            picture_wait_s=settings.picture_wait_s,
+            language=settings.language,
+            on_outcome=lambda outcome: self._loop.post(partial(self._take_outcome, outcome)),
+        )
+        self._hints = Hints(
+            [self._folders.input, self._folders.inbox, self._folders.spool],
+            lambda folder, name: self._loop.post(partial(self._take_hint, folder, name)),
+        )
+        self._names: set[str] = set()
+        self._looking = False
+        self._timer: Timer | None = None
+        self._later: dict[str, Claim] = {}
+        self._unsettled: list[Claim] = []
+        self._strangers: set[str] = set()
+        self._unannounced = 0
+        self._closed = False
+        self.mode: Literal["events", "polling"] = "events"
+        self.why_polling: str | None = None
+        self.paused = False
+
+    def start(self) -> None:
+        """Arms, then scans; from here on by itself."""
+        self._scan_again()
+        self.resume_claims()
+
+    def resume_claims(self) -> None:
+        """Goes on with drops that were claimed and not finished: by a killed watcher, or by one that was taken over."""
+        for claim in self._drops.claims():
+            self._later[claim.stamp] = claim
+            self._take(claim, may_fetch=False)
+
+    def close(self) -> None:
+        """Takes in nothing more."""
+        self._closed = True
+        self._hints.close()
+
+    @property
+    def busy(self) -> bool:
+        return self._looking
+
+    def scan(self) -> None:
+        """Looks at the folders themselves, whatever events said. Raises Fenced."""
+        self._arm()
+        self.paused = os.path.lexists(self._folders.paused)
+        try:
+            jobs, marks, strangers = self._intake.scan()
+            new = list(self._waiting.scan(self._folders.inbox))
+        except (Unavailable, FileNotFoundError) as error:
+            if not self._seat.held():
+                raise Fenced from error
+            self._log.error("scan_failed", error=str(error), hint="was a folder of the shared volume removed?")
+            return
+        if new:
+            self._listener.on_names(new)
+        self._judge_events(jobs)
+        for mark in marks:
+            self._listener.on_cancel_mark(mark.removesuffix(CANCEL))
+        for name in sorted(strangers - self._strangers)[:20]:
+            self._log.info("stranger", file=name, hint="this is no job: it is left alone")
+        self._strangers |= strangers
+        self._look(jobs)
+
+    def _scan_again(self) -> None:
+        if self._closed:
+            return
+        self.scan()
+        often = self.mode == "polling" or self.paused
+        seconds = min(POLLING_S, self._settings.scan_s) if often else self._settings.scan_s
+        self._loop.after(seconds, self._scan_again)
+
+    # events
+
+    def _arm(self) -> None:
+        if self._settings.watch == "polling":
+            self._poll("HANDOFF_WATCH=polling")
+            return
+        trouble = self._hints.arm()
+        if trouble is not None:
+            self._poll(trouble)
+
+    def _poll(self, why: str) -> None:
+        if self.mode != "polling":
+            self.mode, self.why_polling = "polling", why
+            self._log.warning("polling", why=why, every_s=min(POLLING_S, self._settings.scan_s))
+
+    def _judge_events(self, jobs: set[str]) -> None:
+        """Files that a scan finds again and again and no event told of: a mount without events."""
+        if self.mode == "polling" or self._looking:
+            return
+        self._unannounced = self._unannounced + 1 if jobs - self._names - self._intake.growing else 0
+        if self._unannounced >= UNANNOUNCED_SCANS:
+            self._poll("no events arrive from this mount")
+
+    def _take_hint(self, folder: str, name: str) -> None:
+        self._unannounced = 0
+        if self._closed:
+            return
+        if not name:
+            self.scan()
+        elif folder == self._folders.inbox:
+            if self._waiting.add(name):
+                self._listener.on_names([name])
+        elif folder == self._folders.spool:
+            self.paused = os.path.lexists(self._folders.paused)
+        elif name.endswith(CANCEL):
+            self._listener.on_cancel_mark(name.removesuffix(CANCEL))
+        elif is_job_name(name):
+            self._look({name})
+
+    # drops
+
+    def _look(self, names: set[str]) -> None:
+        self._names |= names
+        if self._looking or self._closed or self._disk.trouble:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._names or self._intake.growing:
+            names, self._names = self._names, set()
+            self._looking = True
+            self._loop.spawn("intake", lambda: self._intake.look(names), self._looked, self._failed)
+
+    def _looked(self, again_s: float | None) -> None:
+        self._looking = False
+        if self._names:
+            self._look(set())
+        elif again_s is not None:
+            self._timer = self._loop.after(again_s, lambda: self._look(set()))
+
+    def _failed(self, error: BaseException) -> None:
+        self._looking = False
+        if isinstance(error, Unavailable):
+            self._disk.report(error)
+        elif isinstance(error, Exception) and not isinstance(error, Fenced):
+            self._log.error("intake_failed", exc_info=error)
+        else:
+            raise error
+
+    def reject(self, name: str, failure: Failure) -> None:
+        """Moves something out of `input/` that is no job and can never be acted upon."""
+        self._loop.spawn("intake", lambda: self._intake.reject(name, failure), lambda _: None, self._failed)
+
+    def _take(self, claim: Claim, *, may_fetch: bool) -> None:
+        pool = "fetch" if may_fetch else "intake"
+        work = partial(self._intake.take, claim, may_fetch=may_fetch)
+        self._loop.spawn(pool, work, self._take_outcome, self._failed)
+
+    def _take_outcome(self, outcome: Outcome) -> None:
+        claim = outcome.claim
+        match outcome:
+            case Taken(job=job):
+                self._later.pop(claim.stamp, None)
+                self._settle(claim)
+                if job.replay:
+                    self._log.info("replay", id=job.id, file=claim.name)
+                elif job.inbox_name is not None and job.record is not None:
+                    self._log.info("accepted", id=job.id, file=job.record.source)
+                    self._waiting.add(job.inbox_name)
+                    self._listener.on_taken(job.record)
+            case Rejected(name=name, failure=failure):
+                self._later.pop(claim.stamp, None)
+                text = messages.render(failure, self._settings.language)
+                self._log.warning("rejected", file=name, reason=failure.reason, message=text.message, hint=text.hint)
+            case Later(fetch=True):
+                self._later[claim.stamp] = claim
+                self._take(claim, may_fetch=True)
+            case Later(why=why):
+                if claim.stamp not in self._later:
+                    self._log.info("later", file=claim.name, why=why)
+                self._later[claim.stamp] = claim
+                self._loop.after(LATER_S, partial(self._take_later, claim))
+
+    def _take_later(self, claim: Claim) -> None:
+        if not self._closed and claim.stamp in self._later:
+            self._take(claim, may_fetch=False)
+
+    def _settle(self, claim: Claim) -> None:
+        if not self._unsettled:
+            self._loop.after(SETTLE_S, self._settle_all)
+        self._unsettled.append(claim)
+
+    def _settle_all(self) -> None:
+        claims, self._unsettled = self._unsettled, []
+        self._loop.spawn(
+            "files", lambda: self._drops.settle(claims), lambda _: None, partial(self._not_settled, claims)
+        )
+
+    def _not_settled(self, claims: list[Claim], error: BaseException) -> None:
+        if not isinstance(error, Unavailable):
+            raise error
+        self._disk.report(error)
+        for claim in claims:
+            self._settle(claim)

@@ -1,0 +1,110 @@
+"""From a claimed job to a prompt at ComfyUI: journal, then POST. Runs in a pool, on one job at a time each."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from handoff import messages, state, timestamps
+from handoff.failures import Failure
+from handoff.spool.journal import Journal
+from handoff.spool.record import Plan, Record
+from handoff.spool.seat import Fenced, Seat
+from handoff.status import ComfyUIEntry, StatusDocument
+from watcher.capabilities import Capabilities, lacks
+from watcher.comfyui import ComfyUI, NotArrived, Unclear
+from watcher.graph import attempt_graph
+from watcher.planning import settle_models
+
+
+class Lacking(Exception):  # noqa: N818
+    """This ComfyUI cannot run the job; nothing was journalled or sent."""
+
+    def __init__(self, plan: Plan, what: list[str]) -> None:
+        super().__init__(what)
+        self.plan = plan
+        self.what = what
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sent:
+    """What came of it, with the record and the document as they stand on disk now.
+
+    `not_arrived`: provably nothing reached ComfyUI, the same attempt may be sent again. `unclear`: it may have it.
+    `server_error`: it may have it, and said 500. `refused`: it has not, and never will.
+    """
+
+    record: Record
+    document: StatusDocument
+    outcome: Literal["accepted", "not_arrived", "unclear", "server_error", "refused"]
+    text: str = ""
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    seat: Seat
+    journal: Journal
+    comfyui: ComfyUI
+    language: messages.Language
+    client_id: Callable[[], str]
+
+    def send(self, record: Record, document: StatusDocument, capabilities: Capabilities, *, resend: bool) -> Sent:
+        """Raises Failure, Lacking, Fenced, Unavailable (the disk; nothing was sent)."""
+        if not resend:
+            plan = self._settle(record, capabilities)
+            record = record.next_attempt(server=self.seat.server, at=timestamps.to_text(timestamps.now()), plan=plan)
+            self.journal.write(record)
+        assert record.job is not None
+        assert record.prompt_id is not None
+        folder = self.journal.make_work_folder(record)
+        graph, _, warnings = attempt_graph(record.job.graph, folder)
+        document = self._describe(record, document, capabilities, warnings)
+        if not self.seat.held():  # saves GPU time; safety does not rest on it
+            raise Fenced
+        try:
+            self.comfyui.submit(
+                record.prompt_id,
+                graph,
+                client_id=self.client_id(),
+                extra_data={
+                    **record.job.extra_data,
+                    "handoff": {"id": record.id, "token": record.token, "attempt": record.attempt},
+                },
+            )
+        except NotArrived as error:
+            return Sent(record=record, document=document, outcome="not_arrived", text=str(error))
+        except Unclear as error:
+            outcome: Literal["unclear", "server_error"] = "unclear" if error.status is None else "server_error"
+            return Sent(record=record, document=document, outcome=outcome, text=str(error))
+        except Failure as failure:
+            return Sent(record=record, document=document, outcome="refused", failure=failure)
+        document = document.follow(state.Event.SUBMITTED)
+        self.journal.publish_status(document, record.token, durable_write=False)
+        return Sent(record=record, document=document, outcome="accepted")
+
+    def _settle(self, record: Record, capabilities: Capabilities) -> Plan:
+        assert record.job is not None
+        plan = settle_models(record.job, capabilities, self.language)
+        if missing := lacks(plan.graph, capabilities):
+            raise Lacking(plan, missing)
+        return plan
+
+    def _describe(
+        self,
+        record: Record,
+        document: StatusDocument,
+        capabilities: Capabilities,
+        warnings: list[tuple[str, dict[str, str | float]]],
+    ) -> StatusDocument:
+        assert record.job is not None
+        lines = [*record.job.warnings, *document.warnings]
+        lines += [messages.warn(key, self.language, **details) for key, details in warnings]
+        return document.evolve(
+            attempt=record.attempt,
+            workflow=record.job.workflow,
+            metadata=record.job.metadata,
+            warnings=list(dict.fromkeys(lines)),
+            comfyui=ComfyUIEntry(
+                version=capabilities.version, prompt_id=record.prompt_id, simulated=capabilities.simulated
+            ),
+        )
