@@ -58,7 +58,10 @@ class Engine:
         if self.queue.is_running(prompt_id):
             self.interrupt()
             return True
-        return self.queue.delete(prompt_id)
+        was_waiting = self.queue.delete(prompt_id)
+        if was_waiting:
+            self._tell_status()  # once more than for a deletion by POST /queue: so does ComfyUI
+        return was_waiting
 
     def _tell_status(self) -> None:
         if not self._stopped:

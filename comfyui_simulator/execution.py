@@ -206,7 +206,7 @@ class _Run:
             wait=self.executor.wait,
             sleep_deaf=time.sleep,
             report=lambda value, maximum, preview: self._report(node_id, value, maximum, preview),
-            send_png=lambda content: self.events.send_png(content, self.client_id),
+            send_png=lambda value, maximum, content: self._send_png(node_id, value, maximum, content),
         )
 
     def _gather_inputs(self, node_id: str) -> dict[str, Any]:
@@ -227,17 +227,27 @@ class _Run:
     def _report(self, node_id: str, value: int, maximum: int, preview: Picture | None) -> None:
         self.executor.wait(0)
         now = time.monotonic()
-        first = self.progress[node_id]["max"] != maximum
-        if not (first or preview or value >= maximum or now - self.last_report >= _PROGRESS_INTERVAL_S):
+        is_first = self.progress[node_id]["max"] != maximum
+        is_due = now - self.last_report >= _PROGRESS_INTERVAL_S
+        if preview is None and not (is_first or is_due or value >= maximum):
             return
         self.last_report = now
         self._show_progress(node_id, value, maximum, "running")
-        data = {"value": value, "max": maximum, "prompt_id": self.prompt_id, "node": node_id}
         # A preview with metadata comes before `progress`, a plain one after it.
         has_gone = preview is not None and self.events.send_preview(preview, node_id, self.prompt_id, self.client_id)
-        self.events.send("progress", data, self.client_id)
+        self._tell_step(node_id, value, maximum)
         if preview is not None and not has_gone:
             self.events.send_plain_preview(preview, self.client_id)
+
+    def _send_png(self, node_id: str, value: int, maximum: int, content: bytes) -> None:
+        self.executor.wait(0)
+        self._show_progress(node_id, value, maximum, "running")
+        self._tell_step(node_id, value, maximum)
+        self.events.send_png(content, self.client_id)
+
+    def _tell_step(self, node_id: str, value: int, maximum: int) -> None:
+        data = {"value": value, "max": maximum, "prompt_id": self.prompt_id, "node": node_id}
+        self.events.send("progress", data, self.client_id)
 
     def _tell_cached(self, node_id: str, cached: Output) -> None:
         if cached.ui:

@@ -33,7 +33,8 @@ class NodeContext:
     """Sleeps through interrupts."""
     report: Callable[[int, int, Picture | None], None]
     """Tells the clients (step, steps, preview or None); raises when the prompt was interrupted."""
-    send_png: Callable[[bytes], None]
+    send_png: Callable[[int, int, bytes], None]
+    """Tells (step, steps) and sends a whole picture over the websocket."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,15 +15,6 @@ from typing import Any
 
 from PIL import Image, ImageChops, ImageDraw, ImageFont, PngImagePlugin
 
-RESAMPLING = {
-    "nearest-exact": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "area": Image.Resampling.BOX,
-    "bicubic": Image.Resampling.BICUBIC,
-    "bislerp": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
-
 
 @dataclass(frozen=True)
 class Picture:
@@ -86,11 +77,39 @@ def _crop_to_shape(image: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def _resize(image: Image.Image, method: str, width: int, height: int) -> Image.Image:
-    if method in ("bilinear", "bicubic", "bislerp"):
-        # As torch does: the colour at one point for each pixel, without the smoothing that resize() adds when shrinking.
-        matrix = (image.width / width, 0, 0, 0, image.height / height, 0)
-        return image.transform((width, height), Image.Transform.AFFINE, matrix, RESAMPLING[method])
-    return image.resize((width, height), RESAMPLING[method])
+    """As torch does, which Pillow's own resize() is not: no smoothing when shrinking, other rounding between pixels."""
+    if method == "nearest-exact":
+        return _average(image, _nearest_spans(image.width, width), _nearest_spans(image.height, height))
+    if method == "area":
+        return _average(image, _area_spans(image.width, width), _area_spans(image.height, height))
+    if method == "lanczos":
+        return image.resize((width, height), Image.Resampling.LANCZOS)
+    matrix = (image.width / width, 0, 0, 0, image.height / height, 0)
+    resampling = Image.Resampling.BILINEAR if method == "bilinear" else Image.Resampling.BICUBIC
+    return image.transform((width, height), Image.Transform.AFFINE, matrix, resampling)
+
+
+Spans = list[tuple[int, int]]
+
+
+def _nearest_spans(old: int, new: int) -> Spans:
+    centers = ((2 * index + 1) * old // (2 * new) for index in range(new))
+    return [(center, center + 1) for center in centers]
+
+
+def _area_spans(old: int, new: int) -> Spans:
+    return [(index * old // new, -(-(index + 1) * old // new)) for index in range(new)]
+
+
+def _average(image: Image.Image, columns: Spans, rows: Spans) -> Image.Image:
+    """Each pixel is the mean of the pixels in its spans."""
+    wide = Image.new(image.mode, (len(columns), image.height))
+    for x, (left, right) in enumerate(columns):
+        wide.paste(image.resize((1, image.height), Image.Resampling.BOX, (left, 0, right, image.height)), (x, 0))
+    result = Image.new(image.mode, (len(columns), len(rows)))
+    for y, (top, bottom) in enumerate(rows):
+        result.paste(wide.resize((wide.width, 1), Image.Resampling.BOX, (0, top, wide.width, bottom)), (0, y))
+    return result
 
 
 def blend(first: Picture, second: Picture, factor: float, mode: str) -> Picture:

@@ -85,7 +85,7 @@ def _submit(state: State, body: Any, usage_source: str | None) -> web.Response:
     if "number" in body:
         number: float = float(body["number"])
     else:
-        number = -engine.next_number if body.get("front") else engine.next_number
+        number = -engine.next_number if "front" in body and body["front"] else engine.next_number
         engine.next_number += 1
     if "prompt" not in body:
         return _refuse(make_error("no_prompt", "No prompt provided", "No prompt provided"), {})

@@ -83,8 +83,7 @@ def save_image_advanced(context: NodeContext, *, images: Pictures, filename_pref
 @node("SaveImageWebsocket")
 def save_image_websocket(context: NodeContext, *, images: Pictures) -> Output:
     for index, picture in enumerate(images):
-        context.report(index, len(images), None)
-        context.send_png(pictures.encode(picture, "PNG"))
+        context.send_png(index, len(images), pictures.encode(picture, "PNG"))
     return Output()
 
 

@@ -72,10 +72,7 @@ async def make_app(options: Options) -> web.Application:
     faults, counters = Faults(), Counters()
     sockets = Sockets(faults, counters)
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[refuse_foreign_origins, count_and_misbehave])
-    engine = State.make_engine(options, folders, faults, counters, sockets)
-    app[STATE] = State(
-        options=options, folders=folders, faults=faults, counters=counters, sockets=sockets, engine=engine
-    )
+    app[STATE] = State(options=options, folders=folders, faults=faults, counters=counters, sockets=sockets)
     add_routes(app)
     add_file_routes(app)
     add_control_routes(app)
@@ -112,7 +109,6 @@ async def serve(options: Options) -> None:
         flush=True,
     )
     await stop.wait()
-    app[STATE].engine.stop()
-    await app[STATE].sockets.close_all()
+    await app[STATE].stop()
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(runner.cleanup(), 0.5)

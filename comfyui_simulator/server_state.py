@@ -1,6 +1,6 @@
 """What the request handlers share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aiohttp import web
 
@@ -18,22 +18,24 @@ class State:
     faults: Faults
     counters: Counters
     sockets: Sockets
-    engine: Engine
+    engine: Engine = field(init=False)
 
-    def start_engine(self) -> None:
-        self.engine = self.make_engine(self.options, self.folders, self.faults, self.counters, self.sockets)
+    def __post_init__(self) -> None:
+        self._start_engine()
 
-    @staticmethod
-    def make_engine(options: Options, folders: Folders, faults: Faults, counters: Counters, sockets: Sockets) -> Engine:
-        return Engine(options, folders, faults, counters, sockets)
+    def _start_engine(self) -> None:
+        self.engine = Engine(self.options, self.folders, self.faults, self.counters, self.sockets)
 
     async def restart(self) -> None:
         """As a kill and a start: queue, running prompt, history, numbers, cache, temp/ and connections are gone."""
-        self.engine.stop()
-        await self.sockets.close_all()
+        await self.stop()
         self.folders.empty_temp()
         self.counters.restarts += 1
-        self.start_engine()
+        self._start_engine()
+
+    async def stop(self) -> None:
+        self.engine.stop()
+        await self.sockets.close_all()
 
 
 STATE: web.AppKey[State] = web.AppKey("state", State)

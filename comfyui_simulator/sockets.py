@@ -48,13 +48,14 @@ class Sockets:
         self._counters = counters
         self._loop = asyncio.get_running_loop()
         self._outbox: asyncio.Queue[_Message] = asyncio.Queue()
+        self._open: set[web.WebSocketResponse] = set()
         self._sockets: dict[str, web.WebSocketResponse] = {}
         self._understands_metadata: set[str] = set()
         self._client_id: str | None = None
         self._node_id: str | None = None
 
     def open_count(self) -> int:
-        return len(self._sockets)
+        return len(self._open)
 
     def begin(self, client_id: str | None) -> None:
         """A prompt of this client starts."""
@@ -110,6 +111,7 @@ class Sockets:
         await socket.prepare(request)
         self._counters.websockets_opened += 1
         sid = request.rel_url.query.get("clientId", "") or uuid.uuid4().hex
+        self._open.add(socket)
         self._sockets[sid] = socket
         self._understands_metadata.discard(sid)
         try:
@@ -124,6 +126,7 @@ class Sockets:
                         await self._shake_hands(socket, sid, message.data)
                     first = False
         finally:
+            self._open.discard(socket)
             self._sockets.pop(sid, None)
         return socket
 
@@ -141,9 +144,8 @@ class Sockets:
             await socket.send_json({"type": "feature_flags", "data": FEATURES})
 
     async def close_all(self) -> None:
-        sockets = list(self._sockets.values())
         self._sockets.clear()
-        for socket in sockets:
+        for socket in list(self._open):
             # Not close(): a client that does not read would make it wait.
             if socket._req is not None and socket._req.transport is not None:  # noqa: SLF001  # aiohttp offers no other way
                 socket._req.transport.abort()  # noqa: SLF001

@@ -93,8 +93,7 @@ def _read_text(data: bytes) -> tuple[str, bool]:
         return "", False
     try:
         if data[:2] in _UTF16:
-            units = _without_zero_units(data[2 : len(data) // 2 * 2])
-            text, used = _UTF16[data[:2]](units, "strict", False)
+            text, used = _UTF16[data[:2]](_whole_units(data[2:]), "strict", False)
             return text, used + 2 == len(data)
         if b"\0" in written[:2]:
             raise Failure(Reason.BAD_ENCODING, problem="it looks like UTF-16 without a byte-order mark")
@@ -109,9 +108,11 @@ def _read_text(data: bytes) -> tuple[str, bool]:
     return text, not data.endswith(b"\0")
 
 
-def _without_zero_units(units: bytes) -> bytes:
-    used = len(units.rstrip(b"\0"))
-    return units[: used + used % 2]
+def _whole_units(data: bytes) -> bytes:
+    """UTF-16 without half a unit at its end, and without a tail of zeros, which may have cut a unit, too."""
+    used = len(data.rstrip(b"\0"))
+    is_filled = len(data) - used > used % 2
+    return data[: used // 2 * 2] if is_filled else data[: len(data) // 2 * 2]
 
 
 def _measure(text: str) -> None:

@@ -85,13 +85,14 @@ def read_file(path: str, limit: int) -> bytes:
     Raises Permanent for what is no regular file or is larger, and OSError.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise Permanent(f"{path} is no regular file")
         data = bytearray()
-        while len(data) <= limit and (part := file.read(min(limit + 1 - len(data), 1 << 20))):
+        while len(data) <= limit and (part := os.read(descriptor, min(limit + 1 - len(data), 1 << 20))):
             data += part
+    finally:
+        os.close(descriptor)
     if len(data) > limit:
         raise Permanent(f"{path} is larger than {limit} bytes")
     return bytes(data)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from handoff.failures import EdgeError
 from handoff.status import StatusDocument
 
+FIRST_S = 1.0  # until the first word of a job: many are over before
 PAUSE_S = 2.0  # between two puts for one job
 _MOST = 1_000  # jobs whose progress waits to be put; beyond that it is dropped
 
@@ -15,7 +16,7 @@ class Courier:
     def __init__(self, put: Callable[[StatusDocument], None]) -> None:
         self._put = put
         self._newest: dict[str, StatusDocument] = {}
-        self._put_at: dict[str, float] = {}
+        self._due: dict[str, float] = {}
         self._condition = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="courier", daemon=True)
@@ -26,6 +27,7 @@ class Courier:
         with self._condition:
             if len(self._newest) < _MOST or document.id in self._newest:
                 self._newest[document.id] = document
+                self._due.setdefault(document.id, time.monotonic() + FIRST_S)
                 self._condition.notify()
 
     def close(self) -> None:
@@ -47,14 +49,14 @@ class Courier:
                 now = time.monotonic()
                 wait = None
                 for id, document in self._newest.items():
-                    ready_at = 0.0 if document.done else self._put_at.get(id, 0.0) + PAUSE_S
-                    if ready_at <= now:
+                    due = now if document.done else self._due[id]
+                    if due <= now:
                         del self._newest[id]
                         if document.done:
-                            self._put_at.pop(id, None)
+                            self._due.pop(id, None)
                         else:
-                            self._put_at[id] = now
+                            self._due[id] = now + PAUSE_S
                         return document
-                    wait = min(wait or PAUSE_S, ready_at - now)
+                    wait = min(wait or PAUSE_S, due - now)
                 self._condition.wait(wait)
         return None

@@ -55,8 +55,6 @@ class Delivery:
         )
         for output in collected.outputs:
             self.journal.publish_output(output.source, record.id, output.name, record.token)
-        if collected.outputs:
-            self.journal.sync_job_folder(record.id)
         warnings = [messages.warn(key, self.language, **details) for key, details in collected.warnings]
         saving = document.follow(
             state.Event.GENERATED,

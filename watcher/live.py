@@ -35,6 +35,8 @@ class Live:
     wanted: bool = False
     """Something happened while a task was under way: look again when it is back."""
     decided: bool = False
+    prompt_id: str = ""
+    """Of the attempt that ComfyUI has or is about to get."""
     arrived_at: float = 0.0
     """Monotonic: since when it is here, for pictures that an adapter's job waits for."""
     sent_at: float = 0.0
@@ -55,11 +57,6 @@ class Live:
     @property
     def token(self) -> str:
         return self.record.token
-
-    @property
-    def prompt_id(self) -> str:
-        assert self.record.prompt_id is not None
-        return self.record.prompt_id
 
     @property
     def alone(self) -> bool:

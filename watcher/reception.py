@@ -4,8 +4,9 @@ Events are hints, scans are the truth: armed first, then scanned; scanned again 
 lost. Where none arrive it polls, says so, and loses nothing. Owned by the decision thread.
 """
 
+import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -27,6 +28,7 @@ from watcher.waiting import Waiting
 POLLING_S = 1.0  # the scan where events do not arrive, and while paused
 LATER_S = 0.5  # until a claim that waits for something is tried again
 SETTLE_S = 0.05  # claims are cleared away together, this long after the first
+BATCH = 200  # names in one go, so that a flood of files does not hold up a stop
 UNANNOUNCED_SCANS = 2  # scans in a row that find files of which no event told
 
 
@@ -73,7 +75,10 @@ class Reception:
             [self._folders.input, self._folders.inbox, self._folders.spool],
             lambda folder, name: self._loop.post(partial(self._take_hint, folder, name)),
         )
-        self._names: set[str] = set()
+        self._names: dict[str, None] = {}
+        """Names to look at, in the order in which they were heard of."""
+        self._own: set[str] = set()
+        """What this watcher put into the inbox itself, until the event that tells of it."""
         self._looking = False
         self._timer: Timer | None = None
         self._later: dict[str, Claim] = {}
@@ -125,7 +130,8 @@ class Reception:
         for name in sorted(strangers - self._strangers)[:20]:
             self._log.info("stranger", file=name, hint="this is no job: it is left alone")
         self._strangers |= strangers
-        self._look(jobs)
+        self._own.clear()
+        self._look(sorted(jobs))
 
     def _scan_again(self) -> None:
         if self._closed:
@@ -154,7 +160,7 @@ class Reception:
         """Files that a scan finds again and again and no event told of: a mount without events."""
         if self.mode == "polling" or self._looking:
             return
-        self._unannounced = self._unannounced + 1 if jobs - self._names - self._intake.growing else 0
+        self._unannounced = self._unannounced + 1 if jobs - self._names.keys() - self._intake.growing else 0
         if self._unannounced >= UNANNOUNCED_SCANS:
             self._poll("no events arrive from this mount")
 
@@ -165,35 +171,39 @@ class Reception:
         if not name:
             self.scan()
         elif folder == self._folders.inbox:
-            if self._waiting.add(name):
+            if name in self._own:
+                self._own.discard(name)
+            elif self._waiting.add(name):
                 self._listener.on_names([name])
         elif folder == self._folders.spool:
             self.paused = os.path.lexists(self._folders.paused)
         elif name.endswith(CANCEL):
             self._listener.on_cancel_mark(name.removesuffix(CANCEL))
         elif is_job_name(name):
-            self._look({name})
+            self._look([name])
 
     # drops
 
-    def _look(self, names: set[str]) -> None:
-        self._names |= names
+    def _look(self, names: Iterable[str]) -> None:
+        self._names |= dict.fromkeys(names)
         if self._looking or self._closed or self._disk.trouble:
             return
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if self._names or self._intake.growing:
-            names, self._names = self._names, set()
+            batch = list(itertools.islice(self._names, BATCH))
+            for name in batch:
+                del self._names[name]
             self._looking = True
-            self._loop.spawn("intake", lambda: self._intake.look(names), self._looked, self._failed)
+            self._loop.spawn("intake", lambda: self._intake.look(batch), self._looked, self._failed)
 
     def _looked(self, again_s: float | None) -> None:
         self._looking = False
         if self._names:
-            self._look(set())
+            self._look(())
         elif again_s is not None:
-            self._timer = self._loop.after(again_s, lambda: self._look(set()))
+            self._timer = self._loop.after(again_s, lambda: self._look(()))
 
     def _failed(self, error: BaseException) -> None:
         self._looking = False
@@ -223,6 +233,7 @@ class Reception:
                     self._log.info("replay", id=job.id, file=claim.name)
                 elif job.inbox_name is not None and job.record is not None:
                     self._log.info("accepted", id=job.id, file=job.record.source)
+                    self._own.add(job.inbox_name)
                     self._waiting.add(job.inbox_name)
                     self._listener.on_taken(job.record)
             case Rejected(name=name, failure=failure):

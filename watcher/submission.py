@@ -17,7 +17,7 @@ from watcher.planning import settle_models
 
 
 class Lacking(Exception):  # noqa: N818
-    """This ComfyUI cannot run the job; nothing was journalled or sent."""
+    """Our ComfyUI cannot run the job; nothing was journalled or sent."""
 
     def __init__(self, plan: Plan, what: list[str]) -> None:
         super().__init__(what)

@@ -2,12 +2,17 @@
 
 import os
 import signal
+import time
 from types import FrameType
 
-from handoff import log
+from handoff.failures import EdgeError
+from handoff.folders import Folders
+from handoff.log import get as _log
 from handoff.settings import WatcherSettings, make_folders
 from handoff.spool.seat import Fenced, Seat
+from handoff.stores.contract import Store
 from handoff.stores.opening import open_store
+from watcher.decisions import backoff
 from watcher.worker import Worker
 
 
@@ -19,29 +24,54 @@ def watch(settings: WatcherSettings) -> None:
     os.umask(0o002)
     folders = make_folders(settings)
     store = open_store(settings)
-    logger = log.get()
     signals = _Signals()
+    failures = 0
     while not signals.received:
-        seat = Seat(folders, settings.server)
-        logger.info(
-            "watching",
-            watcher=seat.wid,
-            input=folders.input,
-            output=folders.output,
-            comfyui=settings.comfyui_url,
-            bucket=store.describe(),
-            workflows=str(settings.workflows_dir),
-            window=settings.window,
-        )
+        seat = _take_seat(settings, folders, first=failures == 0)
+        if seat is None:
+            failures += 1
+            time.sleep(backoff(failures))
+            continue
+        _announce(settings, seat, store)
         worker = signals.worker = Worker(settings, store, seat)
         try:
             worker.run()
+            failures = 0
         except Fenced:
-            logger.error("fenced", watcher=seat.wid, hint="another watcher took the jobs over; starting anew")
+            _log().error("fenced", watcher=seat.wid, hint="another watcher took the jobs over; starting anew")
             worker.abandon()
+        except Exception:  # noqa: BLE001 - a mistake of this program may cost a moment, never a job: all that is known is on disk
+            failures += 1
+            _log().exception("bug", hint="starting anew; please report this")
+            time.sleep(backoff(failures))
         finally:
             seat.leave()
-    logger.info("stopped")
+    _log().info("stopped")
+
+
+def _take_seat(settings: WatcherSettings, folders: Folders, *, first: bool) -> Seat | None:
+    """At the start whatever is wrong is the operator's to mend; later it may pass, like a volume that is remounted."""
+    try:
+        folders.make()
+        return Seat(folders, settings.server)
+    except (EdgeError, OSError) as error:
+        if first:
+            raise
+        _log().error("no_seat", error=str(error))
+        return None
+
+
+def _announce(settings: WatcherSettings, seat: Seat, store: Store) -> None:
+    _log().info(
+        "watching",
+        watcher=seat.wid,
+        input=seat.folders.input,
+        output=seat.folders.output,
+        comfyui=settings.comfyui_url,
+        bucket=store.describe(),
+        workflows=str(settings.workflows_dir),
+        window=settings.window,
+    )
 
 
 class _Signals:

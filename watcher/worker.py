@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 
 from handoff import documents, log, messages, state, timestamps
 from handoff.failures import DiskUnavailable, EdgeError, Failure, Reason, Transient, Unavailable
-from handoff.job import is_id, parse_job
+from handoff.job import is_id, parse_job, prompt_id
 from handoff.settings import WatcherSettings
 from handoff.spool import lease, publisher, reservations, takeover
 from handoff.spool.journal import Journal
@@ -59,7 +59,7 @@ from workflows.template import Template
 
 QUIET_S = 3.0  # after an unclear POST: how long ComfyUI may still be taking it up
 PROGRESS_S = 0.5  # how often a running job's status is written, at most
-STARTED_S = 0.2  # a run shorter than this is not worth a status of its own
+LONG_S = 0.3  # a run shorter than this is not worth a status or an upload of its own
 SWEEP_S = 30.0
 UNKNOWN_CANCEL_S = 60.0  # a cancel mark for an id that nobody knows
 SILENT_S = 2.0  # a prompt waits at ComfyUI and none of ours runs: time to look whether it still executes
@@ -242,23 +242,34 @@ class Worker:
     def _sweep(self) -> None:
         publisher.sweep(self._folders)
         takeover.clear_leftovers(self._seat)
+        self._journal.clear_work()
 
     # ── tasks ──
 
-    def _run(self, live: Live, pool: str, work: Callable[[], _Result], done: Callable[[Live, _Result], None]) -> None:
+    def _run(
+        self,
+        live: Live,
+        pool: str,
+        work: Callable[[], _Result],
+        done: Callable[[Live, _Result], None],
+        failed: Callable[[Live, BaseException], None] | None = None,
+    ) -> None:
         """One task of a job; the job is touched by nobody else until it is back."""
         assert not live.busy
         live.busy = True
 
-        def finished(result: _Result) -> None:
+        def back(message: Callable[[], None]) -> None:
             live.busy = False
-            live.trouble = 0
-            done(live, result)
+            message()
             if live.wanted:
                 live.wanted = False
                 self._advance(live)
 
-        self._loop.spawn(pool, work, finished, partial(self._failed, live))
+        def finished(result: _Result) -> None:
+            live.trouble = 0
+            back(lambda: done(live, result))
+
+        self._loop.spawn(pool, work, finished, lambda error: back(lambda: (failed or self._failed)(live, error)))
 
     def _background(self, pool: str, work: Callable[[], None]) -> None:
         """A courtesy: whatever goes wrong is named in the log, and nothing else comes of it."""
@@ -271,7 +282,6 @@ class Worker:
         self._loop.spawn(pool, work, lambda _: None, failed)
 
     def _failed(self, live: Live, error: BaseException) -> None:
-        live.busy = False
         match error:
             case Failure():
                 if live.phase is Phase.MIRROR:
@@ -298,7 +308,7 @@ class Worker:
             if self._outbox.trouble is None:
                 self._log.warning("bucket_away", error=str(error), hint="ComfyUI goes on drawing; results wait")
             delay = self._outbox.report_failure(live.token, error, time.monotonic())
-        elif isinstance(error, Unavailable):
+        elif isinstance(error, Unavailable) and live.phase is not Phase.PLAN:
             self._comfyui_watch.report_down(error)  # when it is back, `_comfyui_is_up` goes on with the job, too
         self._advance_later(live, delay)
 
@@ -431,8 +441,8 @@ class Worker:
         except documents.UnreadableDocument as error:
             self._log.error("unreadable_status", id=record.id, error=str(error))
             published = None
-        if published is not None and published.comfyui.prompt_id not in (None, record.prompt_id):
-            published = None if published.attempt > record.attempt else published.evolve(attempt=record.attempt)
+        if published is not None and not _is_of(record, published):
+            published = None
         self._log.info("resumed", id=record.id, attempt=record.attempt, status=published.status if published else None)
         if published is not None and published.done:
             live.document, live.phase = published, Phase.CONCLUDE
@@ -447,6 +457,7 @@ class Worker:
         record = live.record
         now = time.monotonic()
         live.phase, live.sent_at, live.quiet_at = Phase.SENT, now, now + QUIET_S
+        live.prompt_id = record.prompt_id or ""
         if published is not None and published.status is Status.RUNNING and published.attempt == record.attempt:
             live.document = published
             live.executed = published.started_at is not None
@@ -467,11 +478,9 @@ class Worker:
             job = parse_job(live.record.body, default_workflow=self._settings.default_workflow)
             return self._planner.plan(job, may_fetch=True)
 
-        live.busy = True
-        self._loop.spawn("fetch", plan, partial(self._planned, live), partial(self._not_planned, live))
+        self._run(live, "fetch", plan, self._planned, self._not_planned)
 
     def _planned(self, live: Live, plan: Plan) -> None:
-        live.busy = False
         live.record = live.record.evolve(job=plan)
         live.document = first_document(live.record)
         live.phase = Phase.READY
@@ -480,14 +489,12 @@ class Worker:
     def _not_planned(self, live: Live, error: BaseException) -> None:
         match error:
             case NotYet():
-                live.busy = False
                 waited = time.monotonic() - live.arrived_at
                 if waited < self._settings.picture_wait_s:
                     self._advance_later(live, 0.5)
                 else:
                     self._end(live, state.Event.REJECTED, error.failure(round(waited, 1)))
             case Failure():
-                live.busy = False
                 self._end(live, state.Event.REJECTED, error)
             case _:
                 self._failed(live, error)
@@ -516,35 +523,35 @@ class Worker:
     def _send(self, live: Live) -> None:
         capabilities = self._comfyui_watch.capabilities
         assert capabilities is not None
-        self._inside[live.token] = live
+        live.prompt_id = prompt_id(live.token, live.record.attempt + (0 if live.resend else 1))
+        self._enter_comfyui(live)  # before the POST: a short job may be over before its answer is read
         live.sent_at = time.monotonic()
         live.executed = live.refused = live.timed_out = False
         live.started_at, live.prompt, live.done_nodes = None, None, set()
-        live.busy = True
-
-        def send() -> Sent:
-            return self._submission.send(live.record, live.document, capabilities, resend=live.resend)
-
-        self._loop.spawn("comfyui", send, partial(self._sent, live), partial(self._not_sent, live))
+        record, document, resend = live.record, live.document, live.resend
+        self._run(
+            live,
+            "comfyui",
+            lambda: self._submission.send(record, document, capabilities, resend=resend),
+            self._sent,
+            self._not_sent,
+        )
 
     def _sent(self, live: Live, sent: Sent) -> None:
-        live.busy = False
-        live.record, live.document, live.phase = sent.record, sent.document, Phase.SENT
+        started = {"started_at": live.document.started_at, "queue_s": live.document.queue_s}
+        live.record, live.document, live.phase = sent.record, sent.document.evolve(**started), Phase.SENT
         live.resend = False
         now = time.monotonic()
         match sent.outcome:
             case "accepted":
-                live.trouble = 0
                 live.quiet_at = now
-                self._enter_comfyui(live)
                 self._look_later(live)
                 self._courier.tell(live.document)
-                self._background("bucket", lambda: self._put_job_document(live))
+                self._loop.after(LONG_S, lambda: self._put_job_document(live))
             case "unclear" | "server_error":
                 self._log.warning("unclear", id=live.id, attempt=live.record.attempt, answer=sent.text)
                 live.refused = sent.outcome == "server_error"
                 live.quiet_at = now + QUIET_S
-                self._enter_comfyui(live)
                 self._look_later(live)
             case "not_arrived":
                 self._leave_comfyui(live)
@@ -559,7 +566,6 @@ class Worker:
     def _not_sent(self, live: Live, error: BaseException) -> None:
         self._leave_comfyui(live)
         if isinstance(error, Lacking):
-            live.busy = False
             self._pass_on(live, error)
         else:
             self._failed(live, error)
@@ -587,18 +593,26 @@ class Worker:
         self._run(live, "comfyui", self._comfyui_watch.read, check)
 
     def _enter_comfyui(self, live: Live) -> None:
-        self._inside[live.token] = live
-        if live.record.prompt_id is not None:
-            self._by_prompt[live.record.prompt_id] = live
+        self._inside[live.token] = self._by_prompt[live.prompt_id] = live
 
     def _leave_comfyui(self, live: Live) -> None:
         self._inside.pop(live.token, None)
-        self._by_prompt.pop(live.record.prompt_id or "", None)
+        self._by_prompt.pop(live.prompt_id, None)
 
     def _put_job_document(self, live: Live) -> None:
-        """While ComfyUI draws; if it does not work now, `_mirror` or `_conclude` does it."""
-        self._delivery.put_job_document(live.record)
-        live.job_document_put = True
+        """While ComfyUI draws, if it draws long; else, or if it does not work now, `_mirror` does it."""
+        if live.busy or live.phase is not Phase.SENT or self._outbox.trouble is not None:
+            return
+
+        def done(live: Live, _: None) -> None:
+            live.job_document_put = True
+
+        def failed(live: Live, error: BaseException) -> None:
+            if not isinstance(error, EdgeError):
+                self._failed(live, error)
+
+        record = live.record
+        self._run(live, "bucket", lambda: self._delivery.put_job_document(record), done, failed)
 
     def _hear(self, event: Event) -> None:
         """A message of ComfyUI's websocket."""
@@ -609,7 +623,7 @@ class Worker:
                 self._advance(live)
             return
         told = self._by_prompt.get(event.prompt_id or "")
-        if told is None or told.phase is not Phase.SENT:
+        if told is None or told.phase not in (Phase.READY, Phase.SENT):
             return
         if event.kind == "finished":
             told.quiet_at = 0.0
@@ -626,7 +640,7 @@ class Worker:
             live.document = live.document.evolve(
                 started_at=started, queue_s=seconds_between(live.document.created_at, started)
             )
-            self._loop.after(STARTED_S, lambda: self._publish_progress(live))
+            self._loop.after(LONG_S, lambda: self._publish_progress(live))
 
     def _note_progress(self, live: Live, event: Event) -> None:
         assert live.record.job is not None
@@ -910,6 +924,12 @@ class Worker:
     def _disk_recovered(self) -> None:
         self._reception.scan()
         self._send_ready()
+
+
+def _is_of(record: Record, published: StatusDocument) -> bool:
+    """Whether a status was published of this submission, not of one that had the same id before it."""
+    ids = {prompt_id(record.token, attempt) for attempt in range(1, record.attempt + 1)}
+    return published.comfyui.prompt_id is None or published.comfyui.prompt_id in ids
 
 
 def _kind_of(record: Record) -> str:

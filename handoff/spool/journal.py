@@ -5,6 +5,7 @@ Only the seat's own folders are written to; what is to be seen leaves them by re
 
 import os
 import shutil
+import time
 from contextlib import suppress
 
 from handoff import durable
@@ -14,6 +15,8 @@ from handoff.job import inbox_name
 from handoff.spool.record import Record
 from handoff.spool.seat import Seat
 from handoff.status import StatusDocument
+
+WORK_KEPT_S = 24 * 3600.0  # what ComfyUI wrote for an attempt that nobody waits for any more
 
 
 class Journal:
@@ -91,7 +94,10 @@ class Journal:
         self._publish(id, "job.json", data, token, durable_write=True)
 
     def publish_output(self, source: str, id: str, name: str, token: str) -> None:
-        """Gives a verified, fsynced file of the attempt's work folder its public name. May be done again at any time."""
+        """Gives a verified, fsynced file of the attempt's work folder its public name. May be done again at any time.
+
+        The folder is not flushed: the status that names the output goes into the same folder, and is.
+        """
         with self._seat.power(), durable.disk_errors(self._folders.job(id)):
             self._make_job_folder(id)
             scratch = f"{self._seat.pen}/{token}-{name}"
@@ -102,10 +108,6 @@ class Journal:
             # between two names of one file a rename does nothing, and the first name stays
             with suppress(FileNotFoundError):
                 os.unlink(scratch)
-
-    def sync_job_folder(self, id: str) -> None:
-        with durable.disk_errors(self._folders.job(id)):
-            durable.sync_folder(self._folders.job(id))
 
     def announce(self, id: str) -> None:
         """Wakes readers: they tail the feed, and then read `status.json`."""
@@ -129,6 +131,19 @@ class Journal:
                 os.mkdir(folder)
                 os.chmod(folder, FOLDER_MODE)
             os.rename(self._seat.record_path(record.token), f"{folder}/{record.id}")
+
+    def clear_work(self) -> None:
+        """Removes work folders whose job is over. Old ones only, since another watcher's ComfyUI may still write there."""
+        for name in os.listdir(self._folders.work):
+            path = f"{self._folders.work}/{name}"
+            token = name.partition("-")[0]
+            with suppress(FileNotFoundError):
+                if time.time() - os.stat(path, follow_symlinks=False).st_mtime < WORK_KEPT_S:
+                    continue
+                if not any(
+                    os.path.lexists(f"{self._folders.spool}/{w}/r-{token}") for w in os.listdir(self._folders.spool)
+                ):
+                    shutil.rmtree(path, ignore_errors=True)
 
     def _publish(self, id: str, name: str, data: bytes, token: str, *, durable_write: bool) -> None:
         with self._seat.power():

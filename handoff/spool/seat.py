@@ -93,13 +93,9 @@ class Seat:
     def leave(self) -> None:
         """Ends this run. What is still unfinished stays in the folder, unlocked, for the next watcher."""
         with suppress(OSError):
-            names = {name for name in os.listdir(self.path) if name not in ("lease", "server.json")}
-            if not names:
-                for name in ("server.json", "lease"):
-                    with suppress(FileNotFoundError):
-                        os.unlink(f"{self.path}/{name}")
-                os.rmdir(self.path)
-                shutil.rmtree(self.pen, ignore_errors=True)
+            if not any(name.startswith(("c-", "b-", "r-", "from-")) for name in os.listdir(self.path)):
+                shutil.rmtree(self.path)
+                shutil.rmtree(self.pen)
         self.lease.close()
 
 

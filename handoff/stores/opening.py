@@ -10,7 +10,7 @@ def open_store(settings: Settings) -> Store:
     try:
         if settings.bucket is None:
             return FolderStore(settings.bucket_dir, settings.s3_prefix)
-        from handoff.stores.s3 import S3Settings, S3Store  # noqa: PLC0415 - 0.3 s and 70 MB that a folder does not need
+        from handoff.stores.s3 import S3Settings, S3Store
 
         return S3Store(
             S3Settings(

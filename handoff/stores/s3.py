@@ -63,9 +63,9 @@ class S3Settings:
         if not _BUCKET.fullmatch(self.bucket):
             raise ValueError(f"{self.bucket!r} is no bucket name: 3 to 63 of a-z, 0-9, '.' and '-'")
         for url in filter(None, (self.endpoint_url, self.public_endpoint_url)):
-            parts = urlsplit(url)
-            if "@" in parts.netloc:
+            if "@" in url:
                 raise ValueError("an endpoint's address holds no user and password; give the keys by themselves")
+            parts = urlsplit(url)
             if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
                 raise ValueError(f"{url!r} is no endpoint: write http://HOST:PORT or https://HOST")
 

@@ -229,6 +229,7 @@ def test_no_error_holds_a_secret(settle: Settle, s3_server: S3Server, proxy: Fau
     "changes",
     [
         {"endpoint_url": "http://user:hunter2@host"},
+        {"endpoint_url": "user:hunter2@host"},
         {"endpoint_url": "127.0.0.1:9000"},
         {"endpoint_url": "ftp://host"},
         {"public_endpoint_url": "https://host/?x=1"},

@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import Server, ServerConnection, serve
 
 from handoff.failures import Failure, Reason, Transient, Unavailable
 from tests.servers.simulator import Simulator, start_simulator
 from watcher import comfyui as module
+from watcher.capabilities import lacks, read_capabilities
 from watcher.comfyui import ComfyUI, NotArrived, Prompt, PromptState, RunError, Tag, Unclear, failure_of
 from watcher.comfyui_events import ComfyUIEvents, Event, read_event
 from watcher.graph import Graph
@@ -303,8 +305,9 @@ def test_an_older_server_without_jobs(simulator: Simulator) -> None:
 
 def test_what_the_server_is(simulator: Simulator) -> None:
     comfyui = ComfyUI(simulator.url)
-    assert comfyui.stats()["system"]["simulated"] is True
-    assert "EmptyImage" in comfyui.object_info()
+    found = read_capabilities(comfyui.stats(), comfyui.object_info())
+    assert found.simulated is True
+    assert lacks(picture(), found) == []
     info = comfyui.class_info("EmptyImage")
     assert info is not None
     assert info["input"]["required"]["width"][0] == "INT"
@@ -604,12 +607,13 @@ def read_request(connection: socket.socket) -> bytes:
 
 
 def reset(connection: socket.socket) -> None:
+    connection.recv(1)  # earlier it may still look refused to the client, and rightly: nothing was sent
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def read_and_reset(connection: socket.socket) -> None:
     read_request(connection)
-    reset(connection)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def read_and_close(connection: socket.socket) -> None:
@@ -636,7 +640,7 @@ def speak_no_http(connection: socket.socket) -> None:
 
 
 @contextmanager
-def answering(*behaviours: Behaviour, seen: list[bytes] | None = None) -> Iterator[str]:
+def answering(*behaviours: Behaviour) -> Iterator[str]:
     """A server that behaves so for one connection after the other, and like the last one from then on."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         stopped = threading.Event()
@@ -799,14 +803,46 @@ def test_an_endless_answer_is_cut_off() -> None:
         ComfyUI(url).stats()
 
 
+def answering_with(requests: list[bytes], *answers: Any) -> Behaviour:
+    """Notes each request's first line, and answers 200 with one document after the other."""
+    left = list(answers)
+
+    def answer(connection: socket.socket) -> None:
+        requests.append(read_request(connection).split(b"\r\n")[0])
+        body = json.dumps(left.pop(0)).encode()
+        connection.sendall(b"HTTP/1.1 200 X\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+    return answer
+
+
+def test_what_was_half_accepted_is_taken_back() -> None:
+    requests: list[bytes] = []
+    graph, accepted, _ = refusals("47")[0]
+    prompt_id = new_id()
+    with (
+        answering(answering_with(requests, {**accepted, "prompt_id": prompt_id}, {"cancelled": True})) as url,
+        pytest.raises(Failure),
+    ):
+        ComfyUI(url).submit(prompt_id, graph, client_id="c", extra_data={})
+    assert requests == [b"POST /prompt HTTP/1.1", f"POST /api/jobs/{prompt_id}/cancel HTTP/1.1".encode()]
+
+
+def test_a_failing_cancel_does_not_hide_the_refusal() -> None:
+    graph, accepted, status = refusals("47")[0]
+    with answering(http(status, accepted), reset) as url, pytest.raises(Failure) as caught:
+        ComfyUI(url).submit(new_id(), graph, client_id="c", extra_data={})
+    assert caught.value.reason is Reason.VALIDATION_FAILED
+
+
 def test_a_server_that_chooses_its_own_ids_is_told_apart() -> None:
-    """A ComfyUI of before July 2025 ignores prompt_id: the prompt would never be found again, and run without end."""
-    with answering(
-        http(200, {"prompt_id": "another", "number": 0, "node_errors": {}}), http(200, {"cancelled": True})
-    ) as url:
+    """A ComfyUI of before July 2025 ignores prompt_id: the prompt would never be found again, and be sent without end."""
+    requests: list[bytes] = []
+    accepted = {"prompt_id": "another", "number": 0, "node_errors": {}}
+    with answering(answering_with(requests, accepted, {"cancelled": True})) as url:
         error = try_to_submit(url)
     assert isinstance(error, Unavailable)
     assert not isinstance(error, NotArrived)
+    assert requests[1:] == [b"POST /api/jobs/another/cancel HTTP/1.1"]
 
 
 @pytest.mark.parametrize(
@@ -917,6 +953,11 @@ def test_other_messages_are_no_events(document: Any) -> None:
     assert read_event(document) is None
 
 
+def wait_until_closed(connection: ServerConnection) -> None:
+    with suppress(TimeoutError, ConnectionClosed):
+        connection.recv(timeout=10)
+
+
 @contextmanager
 def websocket_server(handle: Callable[[ServerConnection], None]) -> Iterator[str]:
     server: Server = serve(handle, "127.0.0.1", 0, close_timeout=1)
@@ -959,8 +1000,7 @@ def test_events_come_through_and_rubbish_does_no_harm() -> None:
             told("execution_start", prompt_id="p"),
         ):
             connection.send(message)
-        with suppress(TimeoutError):
-            connection.recv(timeout=5)  # ends when the client leaves
+        wait_until_closed(connection)
 
     with websocket_server(handle) as url, listening(url) as (_, events):
         assert events.get(timeout=5).kind == "connected"
@@ -977,11 +1017,16 @@ def test_each_connection_has_an_id_of_its_own(monkeypatch: pytest.MonkeyPatch) -
         if len(paths) < 3:
             connection.close_socket()  # as a killed server does
             return
-        connection.recv(timeout=5)
+        wait_until_closed(connection)
 
     with websocket_server(handle) as url, listening(url) as (listener, events):
         kinds = [events.get(timeout=5).kind for _ in range(5)]
         assert kinds == ["connected", "lost", "connected", "lost", "connected"]
+        deadline = time.monotonic() + 5
+        while (
+            len(paths) < 3 and time.monotonic() < deadline
+        ):  # the server begins to handle after the client is connected
+            time.sleep(0.01)
         assert paths[-1] == f"/ws?clientId={listener.client_id}"
         assert len(set(paths)) == 3
 
@@ -994,7 +1039,7 @@ def test_it_starts_before_the_server_and_stops_while_trying() -> None:
 
 def test_a_silent_socket_is_no_error_and_stop_is_quick() -> None:
     def handle(connection: ServerConnection) -> None:
-        connection.recv(timeout=10)
+        wait_until_closed(connection)
 
     with websocket_server(handle) as url, listening(url) as (_, events):
         assert events.get(timeout=5).kind == "connected"

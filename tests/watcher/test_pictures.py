@@ -159,6 +159,23 @@ def test_the_same_content_is_stored_once(place: Place) -> None:
     assert (place.input / first.name).stat().st_ino == inode
 
 
+def test_whoever_comes_second_makes_the_first_one_s_rename_durable(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place.input / "a.png").write_bytes(PNG)
+    place.resolve("a.png")
+    synced: list[int] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    place.resolve("a.png")
+    assert synced == [place.uploads.stat().st_ino]
+
+
 def test_a_deleted_original_does_no_harm(place: Place) -> None:
     (place.input / "a.png").write_bytes(PNG)
     picture = place.resolve("a.png")

@@ -1,0 +1,112 @@
+"""A volume for each test; and a house, with ComfyUI and a watcher in it, that tests share which leave it as it was."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.promises import check_promises
+from tests.e2e.volume import Volume
+from tests.servers.simulator import Simulator, start_simulator
+from tests.servers.watcher import Watcher, start_watcher
+
+SETTLE_S = 3.0
+PICTURE_WAIT_S = 4.0
+
+
+@dataclass
+class House:
+    volume: Volume
+    simulator: Simulator
+    watcher: Watcher
+
+    def check(self) -> None:
+        check_promises(self.volume, self.simulator, watchers=(self.watcher,))
+
+
+@contextlib.contextmanager
+def make_root() -> Iterator[Path]:
+    """Removed afterwards, whatever lies there: pytest's own temporary folders stay, and cannot be full of pipes."""
+    root = Path(tempfile.mkdtemp(prefix="handoff-e2e-"))
+    try:
+        yield root
+    finally:
+        shutil.rmtree(os.fsencode(root), ignore_errors=True)
+
+
+@contextlib.contextmanager
+def open_house(**settings: object) -> Iterator[House]:
+    with make_root() as root:
+        volume = Volume.make(root / "volume")
+        with contextlib.ExitStack() as stack:
+            simulator = stack.enter_context(run_simulator(volume))
+            watcher = stack.enter_context(start_watcher(volume.root, simulator.url, **settings))
+            watcher.wait_for("comfyui_up")
+            yield House(volume, simulator, watcher)
+
+
+@contextlib.contextmanager
+def run_simulator(volume: Volume, *flags: str, name: str = "comfyui") -> Iterator[Simulator]:
+    base = volume.root / name
+    with start_simulator(
+        base, "--probe-nodes", *flags, input_dir=volume.input, output_dir=volume.output
+    ) as simulator:
+        yield simulator
+
+
+class _Houses:
+    def __init__(self) -> None:
+        self.stack = contextlib.ExitStack()
+        self.house: House | None = None
+
+    def get(self) -> House:
+        if self.house is None or self.house.volume.spoiled:
+            self.stack.close()
+            self.house = self.stack.enter_context(open_house(settle_s=SETTLE_S, picture_wait_s=PICTURE_WAIT_S))
+        self.house.volume.spoiled = True  # until `check` says otherwise
+        return self.house
+
+
+@pytest.fixture(scope="session")
+def _houses() -> Iterator[_Houses]:
+    houses = _Houses()
+    with houses.stack:
+        yield houses
+
+
+@pytest.fixture
+def house(_houses: _Houses) -> House:
+    """Shared by the tests that call `house.check()` at their end; made anew after one that failed."""
+    return _houses.get()
+
+
+@pytest.fixture
+def volume() -> Iterator[Volume]:
+    with make_root() as root:
+        yield Volume.make(root / "volume")
+
+
+@pytest.fixture
+def simulator(volume: Volume) -> Iterator[Simulator]:
+    with run_simulator(volume) as simulator:
+        yield simulator
+
+
+StartWatcher = Callable[..., Watcher]
+
+
+@pytest.fixture
+def watch(volume: Volume) -> Iterator[StartWatcher]:
+    """Starts watchers on the test's volume; their logs are shown when the test fails."""
+    with contextlib.ExitStack() as stack:
+
+        def start(simulator: Simulator | str, **settings: object) -> Watcher:
+            url = simulator if isinstance(simulator, str) else simulator.url
+            return stack.enter_context(start_watcher(volume.root, url, **settings))
+
+        yield start
