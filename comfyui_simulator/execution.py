@@ -1,36 +1,26 @@
 """Runs one prompt: the order of the nodes, the node cache, the events, and how errors are told."""
 
 import copy
-import hashlib
-import json
 import random
 import string
 import threading
 import time
-import traceback
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from PIL import UnidentifiedImageError
-
-from comfyui_simulator import picture_nodes, probe_nodes, saving_nodes
 from comfyui_simulator.catalogue import Catalogue
+from comfyui_simulator.execution_errors import describe_error
 from comfyui_simulator.faults import Counters, Faults, crash
 from comfyui_simulator.folders import Folders
-from comfyui_simulator.model_nodes import SAMPLERS, SafetensorError
-from comfyui_simulator.node_types import NODES, NodeContext, OutOfMemoryError, Output, PromptInterruptedError
+from comfyui_simulator.model_nodes import SAMPLERS
+from comfyui_simulator.node_types import NodeContext, OutOfMemoryError, Output, PromptInterruptedError
+from comfyui_simulator.nodes import NODES
 from comfyui_simulator.outputs import spoil
-from comfyui_simulator.pictures import Picture, print_tensor
+from comfyui_simulator.pictures import Picture
+from comfyui_simulator.planning import is_link, make_cache_keys, plan_nodes
 from comfyui_simulator.prompt_queue import Item
 
-assert saving_nodes  # imported for what they register
-assert probe_nodes
-
-_LOADERS = frozenset({"LoadImage", "LoadImageMask"})
 _PROGRESS_INTERVAL_S = 0.1
-
-OUT_OF_MEMORY_HINT = "This error means you ran out of memory on your GPU."
 
 
 class Events(Protocol):
@@ -126,12 +116,12 @@ class _Run:
     def run(self) -> dict[str, Any]:
         self.events.begin(self.client_id)
         self._tell("execution_start", {})
-        self.keys = _make_cache_keys(self.graph, self.executor.folders)
+        self.keys = make_cache_keys(self.graph, self.executor.folders)
         kept = set(self.keys.values())
         # Under memory pressure, which is ComfyUI's usual state, only what this prompt can use again survives.
         self.executor.cache = {key: output for key, output in self.executor.cache.items() if key in kept}
         self._tell("execution_cached", {"nodes": [node for node in self.graph if self._cached(node) is not None]})
-        plan = _plan(self.graph, self.item.outputs, lambda node: self._cached(node) is not None)
+        plan = plan_nodes(self.graph, self.item.outputs, lambda node: self._cached(node) is not None)
         slow = next((node for node in plan if self.graph[node]["class_type"] in SAMPLERS), plan[0])
         for node_id in plan:
             if not self._run_node(node_id, self.executor.seconds_per_prompt if node_id == slow else 0.0):
@@ -171,7 +161,7 @@ class _Run:
             self._tell("execution_interrupted", details, to_everybody=True)
             return False
         except Exception as error:  # noqa: BLE001  # a node may raise anything; it becomes the prompt's error
-            self._tell("execution_error", self._describe_error(node_id, class_type, inputs, error))
+            self._tell_error(node_id, class_type, inputs, error)
             return False
         self.executor.cache[self.keys[node_id]] = output
         self.executed.append(node_id)
@@ -196,6 +186,18 @@ class _Run:
         output = NODES[class_type](self._make_context(node_id, seconds), **inputs)
         return Output(values=output.values, ui=spoil(output.ui, self.executor.folders, faults))
 
+    def _tell_error(self, node_id: str, class_type: str, inputs: dict[str, Any], error: Exception) -> None:
+        hidden = {"prompt": str(self.graph), "extra_pnginfo": self.item.extra_data.get("extra_pnginfo")}
+        names = self.executor.catalogue.hidden_inputs(class_type)
+        details = {
+            "node_id": node_id,
+            "node_type": class_type,
+            "executed": list(self.executed),
+            "current_outputs": list(self.graph),
+        }
+        shown = inputs | {name: hidden.get(name) for name in names}
+        self._tell("execution_error", details | describe_error(error, shown))
+
     def _make_context(self, node_id: str, seconds: float) -> NodeContext:
         return NodeContext(
             folders=self.executor.folders,
@@ -217,7 +219,7 @@ class _Run:
             value = node["inputs"].get(name, _ABSENT)
             if value is _ABSENT:
                 continue
-            if _is_link(value):
+            if is_link(value):
                 source = self._cached(value[0])
                 assert source is not None
                 value = source.values[value[1]]
@@ -278,104 +280,9 @@ class _Run:
         if self.client_id is not None:
             self.events.send(kind, data, self.client_id)
 
-    def _describe_error(
-        self, node_id: str, class_type: str, inputs: dict[str, Any], error: Exception
-    ) -> dict[str, Any]:
-        message = f"{error}\n"
-        if isinstance(error, OutOfMemoryError):
-            message += f"{OUT_OF_MEMORY_HINT}\n"
-        shown = {name: [_show_value(value)] for name, value in inputs.items()}
-        hidden = {"prompt": str(self.graph), "extra_pnginfo": self.item.extra_data.get("extra_pnginfo")}
-        for name in self.executor.catalogue.hidden_inputs(class_type):
-            shown[name] = [_show_value(hidden.get(name))]
-        return {
-            "node_id": node_id,
-            "node_type": class_type,
-            "executed": list(self.executed),
-            "exception_message": message,
-            "exception_type": _name_exception(error),
-            "traceback": traceback.format_tb(error.__traceback__),
-            "current_inputs": shown,
-            "current_outputs": list(self.graph),
-        }
-
 
 _ABSENT = object()
 
 
-def _is_link(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)
-
-
 def _describe_node(node_id: str) -> dict[str, Any]:
     return {"node_id": node_id, "display_node": node_id, "parent_node": None, "real_node_id": node_id}
-
-
-def _plan(graph: dict[str, Any], outputs: list[str], is_cached: Callable[[str], bool]) -> list[str]:
-    """The outputs and what they need, dependencies first; what is cached is not looked behind."""
-    plan: dict[str, None] = {}
-
-    def visit(node_id: str) -> None:
-        if node_id in plan:
-            return
-        if not is_cached(node_id):
-            for value in graph[node_id]["inputs"].values():
-                if _is_link(value) and value[0] in graph and not is_cached(value[0]):
-                    visit(value[0])
-        plan[node_id] = None
-
-    for output in outputs:
-        visit(output)
-    return list(plan)
-
-
-def _make_cache_keys(graph: dict[str, Any], folders: Folders) -> dict[str, str]:
-    """A key for every node: class, values and the keys of what it is linked to. Node ids and extra_data do not count.
-
-    Loading nodes get `is_changed`, the hash of their file, written into the graph, from where it goes into PNG files.
-    """
-    for node in graph.values():
-        if node["class_type"] in _LOADERS:
-            try:
-                node["is_changed"] = [picture_nodes.hash_loaded_file(folders, node["inputs"])]
-            except Exception:  # noqa: BLE001  # as ComfyUI does: what cannot be hashed counts as changed
-                node["is_changed"] = float("nan")
-    keys: dict[str, str] = {}
-
-    def key_of(node_id: str, path: tuple[str, ...]) -> str:
-        if node_id in path:
-            return "cycle"
-        if node_id not in keys:
-            node = graph[node_id]
-            parts: list[Any] = [node["class_type"], node.get("is_changed")]
-            for name, value in sorted(node["inputs"].items()):
-                linked = _is_link(value) and value[0] in graph
-                parts.append([name, key_of(value[0], (*path, node_id)), value[1]] if linked else [name, value])
-            keys[node_id] = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-        return keys[node_id]
-
-    for node_id in graph:
-        key_of(node_id, ())
-    return keys
-
-
-def _show_value(value: Any) -> Any:
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, list) and value and isinstance(value[0], Picture):
-        return print_tensor(value)
-    return str(value)
-
-
-_NAMES = {
-    OutOfMemoryError: "torch.OutOfMemoryError",
-    SafetensorError: "safetensors._safetensors_rust.SafetensorError",
-    UnidentifiedImageError: "PIL.UnidentifiedImageError",
-}
-
-
-def _name_exception(error: Exception) -> str:
-    kind = type(error)
-    if kind in _NAMES:
-        return _NAMES[kind]
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

@@ -5,6 +5,7 @@ import io
 import json
 import mimetypes
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from aiohttp import web
 from aiohttp.web_request import FileField
 from PIL import Image
 
-from comfyui_simulator.folders import OutsideFolderError, confine
+from comfyui_simulator.folders import Folders, OutsideFolderError, confine
 from comfyui_simulator.server_state import STATE
 
 # Not from the machine's own table, which differs from one to the next.
@@ -33,24 +34,29 @@ def add_file_routes(app: web.Application) -> None:
 
 async def get_view(request: web.Request) -> web.StreamResponse:
     query = request.rel_url.query
+    found = _find(request.app[STATE].folders, query)
+    if isinstance(found, int):
+        return web.Response(status=found)
+    if "preview" in query:
+        return _convert(found, *query["preview"].split(";"))
+    if query.get("channel") in ("rgb", "a"):
+        return _pick_channel(found, query["channel"])
+    return _send(found)
+
+
+def _find(folders: Folders, query: Mapping[str, str]) -> Path | int:
+    """The file, or the status that says why not. Symlinks are followed, out of the folder too: so does ComfyUI."""
     if "filename" not in query:
-        return web.Response(status=404)
-    filename = query["filename"]
-    folder = request.app[STATE].folders.of_type(query.get("type", "output"))
+        return 404
+    filename, folder = query["filename"], folders.of_type(query.get("type", "output"))
     if not filename or filename[0] == "/" or ".." in filename or folder is None:
-        return web.Response(status=400)
+        return 400
     if subfolder := query.get("subfolder"):
         if not Path(os.path.abspath(folder / subfolder)).is_relative_to(folder):
-            return web.Response(status=403)
+            return 403
         folder /= subfolder
     path = folder / Path(filename).name
-    if not path.is_file():
-        return web.Response(status=404)
-    if "preview" in query:
-        return _convert(path, *query["preview"].split(";"))
-    if query.get("channel") in ("rgb", "a"):
-        return _pick_channel(path, query["channel"])
-    return _send(path)
+    return path if path.is_file() else 404
 
 
 def _send(path: Path) -> web.StreamResponse:

@@ -138,7 +138,7 @@ def draw_placeholder(*, width: int, height: int, seed: int, text: str, base: Pic
         image = Image.blend(scale(base, "area", width, height).image.convert("RGB"), image, denoise / 2)
     size = max(10, min(width, height) // 20)
     columns = max(8, int(width / (size * 0.6)) - 2)
-    lines = ["SIMULATED", *textwrap.wrap(text, columns)[:12], f"{width} x {height}", f"seed {seed}"]
+    lines = ["SIMULATED", *textwrap.wrap(text[:1000], columns)[:12], f"{width} x {height}", f"seed {seed}"]
     draw = ImageDraw.Draw(image)
     for number, line in enumerate(lines):
         draw.text((size // 2, size // 2 + number * int(size * 1.3)), line, fill="white", font=_font(size))

@@ -85,7 +85,7 @@ def _submit(state: State, body: Any, usage_source: str | None) -> web.Response:
     if "number" in body:
         number: float = float(body["number"])
     else:
-        number = -engine.next_number if "front" in body and body["front"] else engine.next_number
+        number = -engine.next_number if _wants_front(body) else engine.next_number
         engine.next_number += 1
     if "prompt" not in body:
         return _refuse(make_error("no_prompt", "No prompt provided", "No prompt provided"), {})
@@ -111,6 +111,11 @@ def _submit(state: State, body: Any, usage_source: str | None) -> web.Response:
     _note_harm(state, item)
     engine.queue.put(item)
     return web.json_response({"prompt_id": prompt_id, "number": number, "node_errors": verdict.node_errors})
+
+
+def _wants_front(body: Any) -> bool:
+    """A body that is a list gets as far as "No prompt provided"."""
+    return isinstance(body, dict) and bool(body.get("front"))
 
 
 def _refuse(error: dict[str, Any], node_errors: dict[str, Any]) -> web.Response:

@@ -67,6 +67,12 @@ async def answer_unknown(_: web.Request) -> web.StreamResponse:
     return web.FileResponse(Path(__file__).with_name("no such file"))
 
 
+async def get_page(_: web.Request) -> web.StreamResponse:
+    """Where ComfyUI has its editor."""
+    text = "This is a ComfyUI simulator: it has ComfyUI's API and no editor. GET /simulator shows what it has been asked for."
+    return web.Response(text=text)
+
+
 async def make_app(options: Options) -> web.Application:
     folders = Folders.prepare(options)
     faults, counters = Faults(), Counters()
@@ -76,6 +82,7 @@ async def make_app(options: Options) -> web.Application:
     add_routes(app)
     add_file_routes(app)
     add_control_routes(app)
+    app.router.add_get("/", get_page)
     app.router.add_get("/{path:.*}", answer_unknown)
     app.cleanup_ctx.append(_publish)
     return app

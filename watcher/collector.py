@@ -19,7 +19,6 @@ from typing import Any, BinaryIO
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
-from handoff.durable import disk_errors
 from handoff.failures import Failure, Reason, Unavailable
 from handoff.folders import FOLDER_MODE
 from handoff.status import Kind, TextEntry
@@ -145,7 +144,7 @@ def listed(outputs: Mapping[str, Any]) -> Listing:
     texts: list[TextEntry] = []
     warnings: Warnings = []
     for node, listing in sorted(outputs.items(), key=lambda item: node_order(item[0])):
-        if not isinstance(listing, Mapping):
+        if not isinstance(listing, Mapping) or len(node) > 200:
             continue
         for key, items in listing.items():
             for item in items if isinstance(items, list) else ():
@@ -224,7 +223,6 @@ _BY_HEAD: tuple[tuple[re.Pattern[bytes], _Media], ...] = tuple(
         (rb"ID3|\xff[\xfb\xfa\xf3\xf2]", _Media("audio", "audio/mpeg", ("mp3",))),
         (rb"glTF", _Media("model", "model/gltf-binary", ("glb",))),
         (rb"%PDF-", _Media("file", "application/pdf", ("pdf",))),
-        (rb"PK\x03\x04", _Media("file", "application/zip", ("zip",))),
     )
 )
 _BY_EXTENSION: dict[str, _Media] = {
@@ -245,6 +243,7 @@ _BY_EXTENSION: dict[str, _Media] = {
         _Media("model", "application/octet-stream", ("ply",)),
         _Media("model", "application/octet-stream", ("fbx",)),
         _Media("model", "model/vnd.usdz+zip", ("usdz",)),
+        _Media("file", "application/zip", ("zip",)),  # by name, since many formats are zip inside
     )
 }
 _HAVE_SIGNATURES = frozenset(extension for _, media in _BY_HEAD for extension in media.extensions) - {"mp3"}
@@ -288,15 +287,13 @@ def _verify(file: Listed, output: str, not_before: float = 0.0) -> Output:
         if os.fstat(stream.fileno()).st_mtime < not_before:
             raise _broken(file, "it is older than this job")
         digest, head, tail, size = hashlib.sha256(), b"", b"", 0
-        try:
+        with _unavailable(f"cannot read {file.shown} in {output}"):
             while part := stream.read(1 << 20):
                 digest.update(part)
                 head = head or part[:_HEAD]
                 tail = (tail + part)[-_HEAD:]
                 size += len(part)
             os.fsync(stream.fileno())
-        except OSError as error:
-            raise Unavailable(f"cannot read {file.shown} in {output}: {error.strerror}") from error
         if size == 0:
             raise _broken(file, "it is empty")
         media = _recognise(head, file.filename)
@@ -361,7 +358,7 @@ def _fetch_preview(preview: Listed, number: int, graph: Graph, output: str, work
     """Copies a preview into the attempt's folder; what an earlier try left there is replaced."""
     extension = _own_extension(preview.filename) or "bin"
     fetched = Listed(node=preview.node, subfolder=work, filename=f"preview-{number}.{extension}")
-    with _blame(graph, preview.node), disk_errors(f"{output}/{fetched.path}"):
+    with _blame(graph, preview.node), _unavailable(f"cannot write {fetched.path} in {output}"):
         os.makedirs(f"{output}/{work}", mode=FOLDER_MODE, exist_ok=True)
         folder = _open_folder(output, work.split("/"))
         try:
@@ -467,6 +464,15 @@ def _blame(graph: Graph, node: str) -> Iterator[None]:
         yield
     except Failure as failure:
         raise Failure(failure.reason, node=describe_node(graph, node), **failure.details) from None
+
+
+@contextmanager
+def _unavailable(what: str) -> Iterator[None]:
+    """Errors of the disk are the operator's, not the job's."""
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(f"{what}: {error.strerror or error}") from error
 
 
 def _broken(file: Listed, problem: str) -> Failure:

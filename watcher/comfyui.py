@@ -37,6 +37,7 @@ CONNECTIONS = 16
 MAX_PROBLEM = 600  # characters of a message
 MAX_SENTENCES = 3
 
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _OUT_OF_MEMORY = re.compile(
     r"\b(CUDA|HIP|MPS|XPU|GPU)\b[^\n]{0,60}\bout of memory\b|Allocation on device", re.IGNORECASE
 )
@@ -505,8 +506,12 @@ def _parts(response: requests.Response, deadline: float) -> Iterator[bytes]:
 
 
 def _decode(answer: _Answer, call: str) -> Any:
+    """The JSON, with `?` for half of a surrogate pair: Python's file errors hold such, and no status document can."""
     try:
-        return json.loads(answer.body)
+        document = json.loads(answer.body.decode())
+        if _SURROGATE.search(answer.body):
+            document = json.loads(json.dumps(document, ensure_ascii=False).encode("utf-8", "replace"))
+        return document
     except (ValueError, RecursionError):
         raise Unclear(f"{call} was not answered with JSON but with {answer.body[:40]!r}", answer.status) from None
 

@@ -134,7 +134,7 @@ def read_event(document: Any) -> Event | None:
 
 def _text(data: Mapping[str, Any], key: str) -> str | None:
     value = data.get(key)
-    return value if isinstance(value, str) and len(value) <= 200 else None
+    return value if isinstance(value, str) and len(value) <= 200 and value.isprintable() else None
 
 
 def _number(data: Mapping[str, Any], key: str) -> float | None:

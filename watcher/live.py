@@ -1,5 +1,6 @@
 """A job that this watcher has claimed, from the claim until its record is filed away. Owned by the decision thread."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -65,6 +66,36 @@ class Live:
 
     def to_inside(self, expected_s: float | None) -> Inside:
         return Inside(expected_s=expected_s, alone=self.alone)
+
+
+class Jobs:
+    """All live jobs of this watcher."""
+
+    def __init__(self) -> None:
+        self._by_token: dict[str, Live] = {}
+        self._by_id: dict[str, Live] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_token)
+
+    def __iter__(self) -> Iterator[Live]:
+        return iter(list(self._by_token.values()))
+
+    def __contains__(self, token: str) -> bool:
+        return token in self._by_token
+
+    def get(self, token: str) -> Live | None:
+        return self._by_token.get(token)
+
+    def find(self, id: str) -> Live | None:
+        return self._by_id.get(id)
+
+    def add(self, live: Live) -> None:
+        self._by_token[live.token] = self._by_id[live.id] = live
+
+    def remove(self, live: Live) -> None:
+        self._by_token.pop(live.token, None)
+        self._by_id.pop(live.id, None)
 
 
 def first_document(record: Record) -> StatusDocument:

@@ -62,6 +62,7 @@ class Simulator:
         """A new process on the same port and folders, as after an upgrade."""
         if self.process.poll() is None:
             self.kill()
+        self._close_pipe()
         port = self.url.rsplit(":", 1)[1]
         self.process, self.url = _launch(port, self.base, self.input_dir, self.output_dir, self.flags, self.stderr)
 

@@ -1,5 +1,6 @@
 """Each misbehaviour that can be asked for happens, once or as long as asked, and is over afterwards."""
 
+import contextlib
 import json
 import time
 import uuid
@@ -77,7 +78,8 @@ def test_a_crash_ends_the_process_and_a_start_remembers_nothing(moment: str, tmp
             with pytest.raises(requests.ConnectionError):
                 post(simulator, save_color(2))
         else:
-            post(simulator, save_color(2))
+            with contextlib.suppress(requests.ConnectionError):  # the reply may or may not get out
+                post(simulator, save_color(2))
         assert simulator.process.wait(5) == 70
         simulator.restart()
         assert find_job(simulator, before) is None
@@ -134,7 +136,7 @@ def test_outputs_are_spoiled_one_by_one_in_the_order_asked_for(simulator: Simula
     missing, empty, truncated, symlink, traversal, whole = names
     assert not missing.exists()
     assert empty.stat().st_size == 0
-    with pytest.raises(OSError, match="truncated|cannot identify"), Image.open(truncated) as torn:
+    with pytest.raises(OSError, match=r"(?i)truncated|cannot identify"), Image.open(truncated) as torn:
         torn.load()
     assert symlink.is_symlink()
     assert not symlink.resolve().is_relative_to(simulator.output_dir.resolve())

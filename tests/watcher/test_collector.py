@@ -408,6 +408,8 @@ def test_a_picture_too_large_to_decode_is_only_measured(output: Path) -> None:
         ("x.glb", b"glTF\2\0\0\0", ("job-1.glb", "model", "model/gltf-binary")),
         ("x.safetensors", b"\x08\0\0\0\0\0\0\0{}", ("job-1.safetensors", "model", "application/octet-stream")),
         ("x.mov", b"\0\0\0\x14ftypqt  \0\0\0\0qt  \0\0\0\x08moov", ("job-1.mov", "video", "video/quicktime")),
+        ("x.usdz", b"PK\x03\x04", ("job-1.usdz", "model", "model/vnd.usdz+zip")),
+        ("x.zip", b"PK\x03\x04", ("job-1.zip", "file", "application/zip")),
         ("x.tar.gz", b"\x1f\x8b", ("job-1.gz", "file", "application/octet-stream")),
     ],
 )
@@ -525,6 +527,16 @@ def test_a_success_that_is_none(fault: str, reason: Reason, simulator: Simulator
     assert caught.value.reason is reason
     assert caught.value.node is not None
     assert caught.value.node.class_type == "SaveImage"
+
+
+def test_a_preview_is_not_written_through_a_link(simulator: Simulator, output: Path) -> None:
+    (output / WORK).rmdir()
+    (output / WORK).symlink_to(output.parent)
+    comfyui = ComfyUI(simulator.url)
+    with pytest.raises(Unavailable):
+        gather(output, {"2": images("x.png", subfolder="", type_="temp")}, comfyui=comfyui)
+    assert [place.name for place in output.parent.iterdir()] == ["output"]
+    comfyui.close()
 
 
 def test_a_preview_that_is_gone(simulator: Simulator, output: Path) -> None:

@@ -491,6 +491,24 @@ def test_which_errors_are_out_of_memory(kind: str, message: str, reason: Reason)
     assert failure.details["problem"]
 
 
+def test_half_a_character_in_an_answer_does_not_reach_a_status_document() -> None:
+    error = {"exception_message": "No such file: a\udce4.png \U0001f600", "node_id": "\ud800"}
+    job = {
+        "status": "failed",
+        "execution_status": {"messages": [["execution_error", error]]},
+        "outputs": {"\udfff": {"text": ["\ud800"]}},
+    }
+    with answering(http(200, job)) as url:
+        prompt = ComfyUI(url).look_up("p")
+    assert prompt is not None
+    failure = failure_of(prompt, {})
+    assert failure.details == {"problem": "No such file: a?.png \U0001f600"}
+    assert failure.node is not None
+    assert (failure.node.id, prompt.outputs) == ("?", {"?": {"text": ["?"]}})
+    with answering(http(200, b'{"status": "\xed\xa0\x80"}')) as url, pytest.raises(Unclear):
+        ComfyUI(url).look_up("p")
+
+
 def test_an_errors_message_is_cut_and_masked() -> None:
     error = RunError(
         node_id="1", exception_message="\n\nGET https://me:hunter2@host/x?key=hunter2 " + "x" * 10_000 + "\nhunter2"
@@ -567,7 +585,11 @@ Behaviour = Callable[[socket.socket], None]
 def http(
     status: int, content: Any, content_type: str = "application/json", *, length: int | None = None, more: str = ""
 ) -> Behaviour:
-    body = (content if isinstance(content, str) else json.dumps(content)).encode()
+    body = (
+        content
+        if isinstance(content, bytes)
+        else (content if isinstance(content, str) else json.dumps(content)).encode()
+    )
     size = len(body) if length is None else length
     head = f"HTTP/1.1 {status} X\r\nContent-Type: {content_type}\r\nContent-Length: {size}\r\nConnection: close\r\n{more}\r\n"
 
@@ -944,6 +966,8 @@ def test_a_step_after_a_reconnect_has_no_prompt() -> None:
         {"type": "progress", "data": {"value": float("nan"), "max": float("inf")}},
         {"type": "executing", "data": {"node": None}},
         {"type": "executing", "data": {"node": {}, "prompt_id": 5}},
+        {"type": "executing", "data": {"node": "\ud800"}},
+        {"type": "execution_start", "data": {"prompt_id": "x" * 201}},
         {"type": "execution_success", "data": {"prompt_id": "x"}},
         {"type": ["executing"], "data": {"node": "1"[:0]}},
         {"type": "crystools.monitor", "data": {"cpu": 5}},

@@ -1,0 +1,395 @@
+"""A job at ComfyUI: whose turn it is, the POST, look-ups and websocket hints, and what to do when it gets lost.
+
+Look-ups decide; the websocket only wakes and carries progress. Owned by the decision thread.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from handoff import log, messages, state, timestamps
+from handoff.failures import EdgeError, Failure, Reason, Unavailable
+from handoff.job import prompt_id
+from handoff.settings import WatcherSettings
+from handoff.spool.journal import Journal
+from handoff.spool.record import Record
+from handoff.spool.seat import Seat
+from handoff.state import Status
+from handoff.status import ComfyUIEntry, StatusDocument, seconds_between
+from watcher import decisions
+from watcher.capabilities import Capabilities, lacks
+from watcher.comfyui import ComfyUI, Prompt, PromptState, failure_of
+from watcher.comfyui_events import Event
+from watcher.comfyui_watch import ComfyUIWatch
+from watcher.courier import Courier
+from watcher.disk import Disk
+from watcher.live import Live, Phase
+from watcher.loop import Loop
+from watcher.peers import Peers
+from watcher.submission import Lacking, Sent, Submission
+from watcher.tasks import Tasks
+
+QUIET_S = 3.0  # after an unclear POST: how long ComfyUI may still be taking it up
+PROGRESS_S = 0.5  # how often a running job's status is written, at most
+LONG_S = 0.3  # a run shorter than this is not worth a status or an upload of its own
+SILENT_S = 2.0  # a prompt waits at ComfyUI and none of ours runs: time to look whether it still executes
+STOP_S = 0.05  # after asking ComfyUI to stop a prompt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Handover:
+    """How a job leaves: `on_generated` with success at ComfyUI, `on_end` with a failure, `on_pass` to another watcher
+    whose ComfyUI can run it. `on_long`: it runs long enough for an upload beside it.
+    """
+
+    on_generated: Callable[[Live], None]
+    on_end: Callable[[Live, state.Event, Failure], None]
+    on_long: Callable[[Live], None]
+    on_pass: Callable[[Live], None]
+
+
+class Execution:
+    def __init__(
+        self,
+        loop: Loop,
+        tasks: Tasks,
+        *,
+        settings: WatcherSettings,
+        seat: Seat,
+        comfyui: ComfyUI,
+        watch: ComfyUIWatch,
+        disk: Disk,
+        journal: Journal,
+        submission: Submission,
+        peers: Peers,
+        courier: Courier,
+        handover: Handover,
+    ) -> None:
+        self._loop = loop
+        self._tasks = tasks
+        self._settings = settings
+        self._seat = seat
+        self._comfyui = comfyui
+        self._watch = watch
+        self._disk = disk
+        self._journal = journal
+        self._submission = submission
+        self._peers = peers
+        self._courier = courier
+        self._handover = handover
+        self._log = log.get()
+        self._ready: deque[Live] = deque()
+        self._inside: dict[str, Live] = {}
+        self._by_prompt: dict[str, Live] = {}
+        self._durations: dict[str, float] = {}
+        self._closed = False
+
+    def __len__(self) -> int:
+        """How many jobs ComfyUI has of ours."""
+        return len(self._inside)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a job that is claimed now could be sent at once."""
+        return not self._ready and self._may_send(alone=False)
+
+    def close(self) -> None:
+        """Sends nothing more; what ComfyUI has stays there for the next watcher."""
+        self._closed = True
+
+    def prompt_ids(self) -> list[str]:
+        return list(self._by_prompt)
+
+    def leave(self, live: Live) -> None:
+        """Forgets the job here, whatever becomes of it."""
+        self._inside.pop(live.token, None)
+        self._by_prompt.pop(live.prompt_id, None)
+        if live in self._ready:
+            self._ready.remove(live)
+
+    # sending
+
+    def queue(self, live: Live) -> None:
+        """The job is claimed and planned: it is sent when there is room for it."""
+        if live not in self._ready:
+            self._ready.append(live)
+        self.send_ready()
+
+    def send_ready(self) -> None:
+        while self._ready and not self._closed:
+            live = self._ready[0]
+            if live.cancelled and not live.resend:
+                self._ready.popleft()
+                self._handover.on_end(live, state.Event.CANCELLED, Failure(Reason.CANCELLED))
+            elif self._may_send(alone=live.alone):
+                self._ready.popleft()
+                self._send(live)
+            else:
+                return
+
+    def _may_send(self, *, alone: bool) -> bool:
+        present = [live.to_inside(self._durations.get(_kind_of(live.record))) for live in self._inside.values()]
+        return (
+            self._watch.usable
+            and self._disk.trouble is None
+            and decisions.may_send(present, alone=alone, window=self._settings.window)
+        )
+
+    def _send(self, live: Live) -> None:
+        capabilities = self._watch.capabilities
+        assert capabilities is not None
+        live.sent_at, live.started_at = time.monotonic(), None
+        live.executed = live.refused = live.timed_out = False
+        live.prompt, live.done_nodes = None, set()
+        # known to `hear` before the POST: a short job may be over before its answer is read
+        self._enter(live, prompt_id(live.token, live.record.attempt + (0 if live.resend else 1)))
+        record, document, resend = live.record, live.document, live.resend
+        self._tasks.run(
+            live,
+            "comfyui",
+            lambda: self._submission.send(record, document, capabilities, resend=resend),
+            self._sent,
+            self._not_sent,
+        )
+
+    def _enter(self, live: Live, prompt: str) -> None:
+        live.prompt_id = prompt
+        self._inside[live.token] = self._by_prompt[prompt] = live
+
+    def _sent(self, live: Live, sent: Sent) -> None:
+        heard = {"started_at": live.document.started_at, "queue_s": live.document.queue_s}
+        live.record, live.document, live.phase = sent.record, sent.document.evolve(**heard), Phase.SENT
+        live.resend = False
+        now = time.monotonic()
+        match sent.outcome:
+            case "accepted":
+                live.quiet_at = now
+                self._courier.tell(live.document)
+                self._loop.after(LONG_S, lambda: self._note_long(live))
+                self._look_later(live)
+            case "unclear" | "server_error":
+                self._log.warning("unclear", id=live.id, attempt=live.record.attempt, answer=sent.text)
+                live.refused = sent.outcome == "server_error"
+                live.quiet_at = now + QUIET_S
+                self._look_later(live)
+            case "not_arrived":
+                self.leave(live)
+                live.phase, live.resend = Phase.READY, True
+                self._ready.appendleft(live)
+                self._watch.report_down(Unavailable(sent.text))
+            case "refused":
+                assert sent.failure is not None
+                self._handover.on_end(live, state.Event.FAILED, sent.failure)
+
+    def _not_sent(self, live: Live, error: BaseException) -> None:
+        self.leave(live)
+        if isinstance(error, Lacking):
+            self._pass_on(live, error)
+        else:
+            self._tasks.fail(live, error)
+
+    def _pass_on(self, live: Live, lacking: Lacking) -> None:
+        """Another watcher's ComfyUI may have what ours lacks; or somebody may have just installed it here."""
+        able, others = self._peers.find_able(lacking.plan.graph)
+        if able and live.record.attempt == 0:
+            self._log.info("passed_on", id=live.id, lacks=lacking.what, able=able)
+            self._handover.on_pass(live)
+            return
+
+        def check(live: Live, found: Capabilities) -> None:
+            self._watch.capabilities = found
+            if lacks(lacking.plan.graph, found):
+                mine = f"{self._seat.server} lacks {', '.join(lacking.what)}"
+                failure = Failure(Reason.WORKFLOW_UNAVAILABLE, lacks="; ".join([mine, *others]))
+                self._handover.on_end(live, state.Event.FAILED, failure)
+            else:
+                self.queue(live)
+
+        self._tasks.run(live, "comfyui", self._watch.read, check)
+
+    def resume(self, live: Live, published: StatusDocument | None) -> None:
+        """After a restart or a takeover: ComfyUI may have it, may be taking it up just now, or may have lost it."""
+        record = live.record
+        assert record.prompt_id is not None
+        live.sent_at = time.monotonic()
+        live.phase, live.quiet_at = Phase.SENT, live.sent_at + QUIET_S
+        if published is not None and published.status is Status.RUNNING and published.attempt == record.attempt:
+            live.document = published
+            live.executed = published.started_at is not None
+        else:
+            sent = ComfyUIEntry(prompt_id=record.prompt_id)
+            live.document = live.document.evolve(attempt=record.attempt, comfyui=sent)
+        self._enter(live, record.prompt_id)
+
+    # following
+
+    def hear(self, event: Event) -> None:
+        """A message of the websocket: something happened, or may have happened while nobody listened."""
+        if event.kind == "connected":
+            self.look_at_all()
+            return
+        live = self._by_prompt.get(event.prompt_id or "")
+        if live is None:
+            return
+        if event.kind == "finished":
+            live.quiet_at = 0.0
+            self._tasks.advance(live)
+        else:
+            self._note_start(live)
+            self._note_progress(live, event)
+
+    def look_at_all(self) -> None:
+        """ComfyUI is there, perhaps again."""
+        for live in list(self._inside.values()):
+            self._tasks.advance(live)
+        self.send_ready()
+
+    def _note_start(self, live: Live) -> None:
+        live.executed = True
+        if live.started_at is None:
+            live.started_at = time.monotonic()
+            started = timestamps.to_text(timestamps.now())
+            queue_s = seconds_between(live.document.created_at, started)
+            live.document = live.document.evolve(started_at=started, queue_s=queue_s)
+            self._loop.after(LONG_S, lambda: self._publish_progress(live))
+
+    def _note_progress(self, live: Live, event: Event) -> None:
+        if event.node is None or live.record.job is None:
+            return
+        graph = live.record.job.graph
+        step = str(graph.get(event.node, {}).get("class_type", event.node))
+        part = 0.0
+        if event.kind == "step":
+            live.done_nodes.add(event.node)
+        elif event.value is not None and event.max:
+            step = f"{step} {event.value:.0f}/{event.max:.0f}"
+            part = min(1.0, event.value / event.max)
+        progress = min(0.99, (max(0, len(live.done_nodes) - 1) + part) / max(1, len(graph)))
+        live.document = live.document.evolve(step=step, progress=round(max(live.document.progress, progress), 3))
+        if time.monotonic() - live.published_at >= PROGRESS_S:
+            self._publish_progress(live)
+
+    def _publish_progress(self, live: Live) -> None:
+        if live.busy or live.phase is not Phase.SENT or live.document.status is not Status.RUNNING:
+            return
+        live.published_at = time.monotonic()
+        document = live.document
+        self._courier.tell(document)
+        self._tasks.run(
+            live,
+            "files",
+            lambda: self._journal.publish_status(document, live.token, durable_write=False),
+            lambda _live, _: None,
+        )
+
+    def _note_long(self, live: Live) -> None:
+        if not live.busy and live.phase is Phase.SENT:
+            self._handover.on_long(live)
+
+    def _look_later(self, live: Live) -> None:
+        now = time.monotonic()
+        due = live.due = now + decisions.poll_delay(now - (live.started_at or live.sent_at))
+        self._loop.after(due - now, lambda: self._tasks.advance(live) if live.due == due else None)
+
+    def look(self, live: Live) -> None:
+        """Asks ComfyUI what became of the prompt; while it is away, `look_at_all` comes back to it."""
+        if self._watch.state != "down":
+            self._tasks.run(live, "comfyui", lambda: self._comfyui.look_up(live.prompt_id), self._looked)
+
+    def _looked(self, live: Live, prompt: Prompt | None) -> None:
+        plan = live.record.job
+        assert plan is not None
+        now = time.monotonic()
+        if prompt is not None and live.document.status is Status.QUEUED:
+            live.document = live.document.follow(state.Event.SUBMITTED)
+        if prompt is not None and prompt.state is PromptState.RUNNING:
+            self._note_start(live)
+        if plan.run_timeout_s is not None and live.started_at is not None:
+            live.timed_out = now - live.started_at > plan.run_timeout_s
+        why = failure_of(prompt, plan.graph) if prompt is not None and prompt.state is PromptState.FAILED else None
+        circumstances = decisions.Circumstances(
+            cancelled=live.cancelled,
+            timed_out=live.timed_out,
+            executed=live.executed,
+            quiet=now >= live.quiet_at,
+            refused=live.refused,
+        )
+        match decisions.decide(live.record, prompt, circumstances, why):
+            case decisions.Wait():
+                if prompt is not None and prompt.state is PromptState.WAITING:
+                    self._suspect(live)
+                self._look_later(live)
+            case decisions.Stop():
+                self._tasks.run(live, "comfyui", lambda: self._comfyui.cancel(live.prompt_id), self._stop_asked)
+            case decisions.Collect():
+                assert prompt is not None
+                live.prompt, live.phase = prompt, Phase.COLLECT
+                self.leave(live)
+                self._learn_duration(live, prompt)
+                self._handover.on_generated(live)
+                self.send_ready()
+            case decisions.Again() as again:
+                self._try_again(live, again)
+            case decisions.End(event=event, failure=failure):
+                self._handover.on_end(live, event, failure)
+                self.send_ready()
+
+    def _stop_asked(self, live: Live, _: bool) -> None:
+        self._tasks.later(live, STOP_S)
+        self._look_later(live)
+
+    def _suspect(self, live: Live) -> None:
+        if time.monotonic() - live.sent_at > SILENT_S and all(
+            other.started_at is None for other in self._inside.values()
+        ):
+            self._watch.suspect_dead_worker()
+
+    def _try_again(self, live: Live, again: decisions.Again) -> None:
+        self._log.warning("again", id=live.id, attempt=again.tried.attempt, ended=again.tried.ended)
+        self.leave(live)
+        warning = messages.warn(again.warning, self._settings.language, attempt=again.tried.attempt)
+        live.phase = Phase.READY
+        live.record = live.record.evolve(tries=[*live.record.tries, again.tried])
+        live.document = live.document.follow(
+            state.Event.LOST,
+            started_at=None,
+            queue_s=None,
+            step=None,
+            progress=0.0,
+            warnings=[*live.document.warnings, warning],
+        )
+        document, old_prompt = live.document, live.prompt_id
+
+        def prepare() -> None:
+            self._journal.publish_status(document, live.token, durable_write=False)
+            try:
+                self._comfyui.cancel(old_prompt)  # should its POST still be taken up: one of the two may not run
+                if again.free_memory:
+                    self._comfyui.free()
+            except EdgeError as error:  # it is away, and with it what it had
+                self._log.info("not_prepared", id=live.id, error=str(error))
+
+        def prepared(live: Live, _: Any) -> None:
+            self.queue(live)
+
+        self._tasks.run(live, "comfyui", prepare, prepared)
+
+    def _learn_duration(self, live: Live, prompt: Prompt) -> None:
+        """A sliding average, so that a few short jobs may be inside together and ComfyUI does not run dry."""
+        if prompt.started_ms is None or prompt.ended_ms is None:
+            return
+        kind, seconds = _kind_of(live.record), (prompt.ended_ms - prompt.started_ms) / 1000
+        if len(self._durations) >= 1000:
+            self._durations.clear()
+        known = self._durations.get(kind, seconds)
+        self._durations[kind] = known + (seconds - known) / 4
+
+
+def _kind_of(record: Record) -> str:
+    """Jobs that are likely to take about as long as one another."""
+    plan = record.job
+    if plan is None:
+        return ""
+    return plan.workflow or ",".join(sorted(str(node.get("class_type")) for node in plan.graph.values()))[:500]

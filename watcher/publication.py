@@ -1,0 +1,162 @@
+"""A job's results on their way out: verified, `saving`, mirrored, decided, filed. Owned by the decision thread.
+
+The uploads are durable elsewhere: a job in `saving` has its outputs and their hashes in `status.json`. While the bucket
+is away one job at a time finds out whether it is back; the others wait here and ComfyUI goes on drawing.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+from handoff import log, state, timestamps
+from handoff.failures import EdgeError, Failure
+from handoff.messages import Language
+from handoff.status import StatusDocument, describe_failure
+from watcher.courier import Courier
+from watcher.delivery import Delivery
+from watcher.live import Live, Phase
+from watcher.outbox import Outbox
+from watcher.tasks import Tasks
+
+
+class Publication:
+    """`on_filed` is called when nothing more is to be done for a job."""
+
+    def __init__(
+        self,
+        tasks: Tasks,
+        delivery: Delivery,
+        courier: Courier,
+        *,
+        language: Language,
+        on_filed: Callable[[Live], None],
+    ) -> None:
+        self._tasks = tasks
+        self._delivery = delivery
+        self._courier = courier
+        self._language = language
+        self._on_filed = on_filed
+        self._outbox = Outbox()
+        self._held_back: deque[Live] = deque()
+        self._log = log.get()
+
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong with the bucket."""
+        return self._outbox.trouble
+
+    def collect(self, live: Live) -> None:
+        prompt, record, document = live.prompt, live.record, live.document
+        assert prompt is not None
+        self._tasks.run(live, "comfyui", lambda: self._delivery.collect(record, prompt, document), self._collected)
+
+    def _collected(self, live: Live, document: StatusDocument) -> None:
+        live.document, live.phase = document, Phase.MIRROR
+        self._courier.tell(document)
+        self.mirror(live)
+
+    def put_job_document(self, live: Live) -> None:
+        """`job.json` while ComfyUI draws, if it draws long; else, or if it does not work now, `mirror` does it."""
+        if self._outbox.trouble is not None:
+            return
+
+        def done(live: Live, _: None) -> None:
+            live.job_document_put = True
+
+        def failed(live: Live, error: BaseException) -> None:
+            if not isinstance(error, EdgeError):
+                self._tasks.fail(live, error)
+
+        record = live.record
+        self._tasks.run(live, "bucket", lambda: self._delivery.put_job_document(record), done, failed)
+
+    def mirror(self, live: Live) -> None:
+        if not self._outbox.may_try(live.token, time.monotonic()):
+            self._held_back.append(live)
+            return
+        record, document, put = live.record, live.document, live.job_document_put
+        self._tasks.run(
+            live,
+            "bucket",
+            lambda: self._delivery.mirror(record, document, job_document_put=put),
+            self._mirrored,
+            self._not_mirrored,
+        )
+
+    def _mirrored(self, live: Live, _: None) -> None:
+        live.job_document_put = True
+        self._bucket_works()
+        self.end(live, state.Event.MIRRORED, None)
+
+    def _not_mirrored(self, live: Live, error: BaseException) -> None:
+        if isinstance(error, Failure):
+            self._bucket_works()
+        self._tasks.fail(live, error)
+
+    def end(self, live: Live, event: state.Event, failure: Failure | None) -> None:
+        """The job's end is known. It is fixed here, once; from here on the same bytes are published, however often."""
+        error = None if failure is None else describe_failure(failure, self._language, id=live.id)
+        live.document = live.document.finish(event, timestamps.now(), error=error)
+        live.phase = Phase.CONCLUDE
+        self.conclude(live)
+
+    def conclude(self, live: Live) -> None:
+        """The decision does not wait for the bucket; filing the record does."""
+        record, document, put, decided = live.record, live.document, live.job_document_put, live.decided
+
+        def decide() -> None:
+            self._delivery.decide(record, document)
+
+        def decide_and_conclude() -> None:
+            if not decided:
+                decide()
+            self._delivery.conclude(record, document, job_document_put=put)
+
+        if self._outbox.may_try(live.token, time.monotonic()):
+            self._tasks.run(live, "bucket", decide_and_conclude, self._concluded)
+        elif not decided:
+            self._tasks.run(live, "files", decide, self._decided)
+        else:
+            self._held_back.append(live)
+
+    def _decided(self, live: Live, _: None) -> None:
+        live.decided = True
+        self.conclude(live)
+
+    def _concluded(self, live: Live, _: None) -> None:
+        self._courier.tell(live.document)
+        self._log_job(live.document)
+        self._bucket_works()
+        self._on_filed(live)
+
+    def report_failure(self, live: Live, error: EdgeError) -> None:
+        """The bucket did not do its part for this job."""
+        if self._outbox.trouble is None:
+            self._log.warning("bucket_away", error=str(error), hint="ComfyUI goes on drawing; results wait")
+        self._tasks.later(live, self._outbox.report_failure(live.token, error, time.monotonic()))
+
+    def _bucket_works(self) -> None:
+        if self._outbox.report_success():
+            self._log.info("bucket_back", waiting=len(self._held_back))
+        waiting, self._held_back = self._held_back, deque()
+        for live in waiting:
+            self._tasks.advance(live)
+
+    def _log_job(self, document: StatusDocument) -> None:
+        """The canonical line: all that is worth knowing of a job, once, at its end."""
+        error = document.error
+        node = None if error is None or error.node is None else error.node
+        self._log.info(
+            "job",
+            id=document.id,
+            status=document.status,
+            workflow=document.workflow,
+            attempts=document.attempt,
+            queue_s=document.queue_s,
+            run_s=document.run_s,
+            save_s=document.save_s,
+            outputs=len(document.outputs),
+            bytes=sum(output.bytes for output in document.outputs),
+            **({} if error is None else {"reason": error.reason, "message": error.message}),
+            **({} if node is None else {"node": f"{node.id} {node.title or node.class_type}"}),
+        )
