@@ -53,6 +53,6 @@ async def post_faults(request: web.Request) -> web.StreamResponse:
     if wanted.get("clear_history"):
         state.engine.queue.forget_all()
     if wanted.get("restart"):
-        await state.restart()
+        state.restart()
     state.engine.queue.wake()
     return web.json_response(_describe(state))

@@ -40,7 +40,7 @@ class Engine:
         """The worker ends after the current node; what it still does goes nowhere."""
         self._stopped = True
         self.queue.close()
-        self._executor.interrupt.set()
+        self._executor.stop()
 
     @property
     def worker_is_alive(self) -> bool:
@@ -64,8 +64,7 @@ class Engine:
         return was_waiting
 
     def _tell_status(self) -> None:
-        if not self._stopped:
-            self._sockets.send("status", {"status": self.queue_info()}, None)
+        self._sockets.send("status", {"status": self.queue_info()}, None)
 
     def _work(self) -> None:
         while True:

@@ -52,6 +52,7 @@ class Executor:
     interrupt: threading.Event = field(default_factory=threading.Event)
     cache: dict[str, Output] = field(default_factory=dict)
     suffixes: dict[str, str] = field(default_factory=dict)
+    stopped: bool = False
 
     def run(self, item: Item, *, empty_cache: bool) -> dict[str, Any]:
         """The rest of the history entry: outputs, status and meta. Raises KeyError for a node without `inputs`."""
@@ -72,11 +73,17 @@ class Executor:
             if isinstance(listed, dict) and (folder := self.folders.of_type(listed.get("type", ""))):
                 (folder / listed["subfolder"] / listed["filename"]).unlink(missing_ok=True)
 
+    def stop(self) -> None:
+        """Whatever runs ends before its next node."""
+        self.stopped = True
+        self.interrupt.set()
+
     def suffix(self, class_name: str) -> str:
         return self.suffixes.setdefault(class_name, "".join(random.choices(string.ascii_lowercase, k=5)))
 
     def wait(self, seconds: float) -> None:
-        if self.interrupt.wait(seconds) if seconds > 0 else self.interrupt.is_set():
+        interrupted = self.interrupt.wait(seconds) if seconds > 0 else self.interrupt.is_set()
+        if interrupted or self.stopped:
             self.interrupt.clear()
             raise PromptInterruptedError
 

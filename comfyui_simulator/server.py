@@ -5,7 +5,6 @@ import contextlib
 import ipaddress
 import logging
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,13 +12,12 @@ from aiohttp import web
 
 from comfyui_simulator import control
 from comfyui_simulator.control import add_control_routes
-from comfyui_simulator.faults import Counters, Faults
 from comfyui_simulator.file_routes import add_file_routes
 from comfyui_simulator.folders import Folders
 from comfyui_simulator.options import Options
 from comfyui_simulator.routes import Handler, add_routes
 from comfyui_simulator.server_state import STATE, State
-from comfyui_simulator.sockets import MAX_BODY_BYTES, Sockets
+from comfyui_simulator.sockets import MAX_BODY_BYTES
 
 
 @web.middleware
@@ -74,26 +72,14 @@ async def get_page(_: web.Request) -> web.StreamResponse:
 
 
 async def make_app(options: Options) -> web.Application:
-    folders = Folders.prepare(options)
-    faults, counters = Faults(), Counters()
-    sockets = Sockets(faults, counters)
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[refuse_foreign_origins, count_and_misbehave])
-    app[STATE] = State(options=options, folders=folders, faults=faults, counters=counters, sockets=sockets)
+    app[STATE] = State(options, Folders.prepare(options))
     add_routes(app)
     add_file_routes(app)
     add_control_routes(app)
     app.router.add_get("/", get_page)
     app.router.add_get("/{path:.*}", answer_unknown)
-    app.cleanup_ctx.append(_publish)
     return app
-
-
-async def _publish(app: web.Application) -> AsyncIterator[None]:
-    task = asyncio.create_task(app[STATE].sockets.publish_forever())
-    yield
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
 
 
 async def serve(options: Options) -> None:
@@ -116,6 +102,6 @@ async def serve(options: Options) -> None:
         flush=True,
     )
     await stop.wait()
-    await app[STATE].stop()
+    app[STATE].stop()
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(runner.cleanup(), 0.5)

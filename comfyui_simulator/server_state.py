@@ -11,31 +11,34 @@ from comfyui_simulator.options import Options
 from comfyui_simulator.sockets import Sockets
 
 
-@dataclass(kw_only=True)
+@dataclass
 class State:
+    """Made inside the running event loop."""
+
     options: Options
     folders: Folders
-    faults: Faults
-    counters: Counters
-    sockets: Sockets
+    faults: Faults = field(default_factory=Faults)
+    counters: Counters = field(default_factory=Counters)
+    sockets: Sockets = field(init=False)
     engine: Engine = field(init=False)
 
     def __post_init__(self) -> None:
-        self._start_engine()
+        self._start()
 
-    def _start_engine(self) -> None:
+    def _start(self) -> None:
+        self.sockets = Sockets(self.faults, self.counters)
         self.engine = Engine(self.options, self.folders, self.faults, self.counters, self.sockets)
 
-    async def restart(self) -> None:
+    def restart(self) -> None:
         """As a kill and a start: queue, running prompt, history, numbers, cache, temp/ and connections are gone."""
-        await self.stop()
+        self.stop()
         self.folders.empty_temp()
         self.counters.restarts += 1
-        self._start_engine()
+        self._start()
 
-    async def stop(self) -> None:
+    def stop(self) -> None:
+        self.sockets.stop()
         self.engine.stop()
-        await self.sockets.close_all()
 
 
 STATE: web.AppKey[State] = web.AppKey("state", State)

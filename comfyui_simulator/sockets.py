@@ -41,7 +41,7 @@ class _Message:
 
 
 class Sockets:
-    """The `send…` methods may be called from any thread."""
+    """The `send…` methods may be called from any thread. After `stop` nothing is sent any more."""
 
     def __init__(self, faults: Faults, counters: Counters) -> None:
         self._faults = faults
@@ -53,6 +53,8 @@ class Sockets:
         self._understands_metadata: set[str] = set()
         self._client_id: str | None = None
         self._node_id: str | None = None
+        self._stopped = False
+        self._publisher = self._loop.create_task(self._publish_forever())
 
     def open_count(self) -> int:
         return len(self._open)
@@ -90,9 +92,10 @@ class Sockets:
         self._post(_Message(client_id=client_id, binary=struct.pack(">II", _PREVIEW_IMAGE, _PNG) + content))
 
     def _post(self, message: _Message) -> None:
-        self._loop.call_soon_threadsafe(self._outbox.put_nowait, message)
+        if not self._stopped:
+            self._loop.call_soon_threadsafe(self._outbox.put_nowait, message)
 
-    async def publish_forever(self) -> None:
+    async def _publish_forever(self) -> None:
         while True:
             message = await self._outbox.get()
             if self._faults.websocket == "silent":
@@ -143,12 +146,14 @@ class Sockets:
         if self._faults.websocket != "silent":
             await socket.send_json({"type": "feature_flags", "data": FEATURES})
 
-    async def close_all(self) -> None:
-        self._sockets.clear()
-        for socket in list(self._open):
-            # Not close(): a client that does not read would make it wait.
-            if socket._req is not None and socket._req.transport is not None:  # noqa: SLF001  # aiohttp offers no other way
-                socket._req.transport.abort()  # noqa: SLF001
+    def stop(self) -> None:
+        """Cuts all connections, without a closing handshake: a client that does not read would make it wait."""
+        self._stopped = True
+        self._publisher.cancel()
+        for socket in self._open:
+            request = socket._req  # noqa: SLF001  # aiohttp offers no other way to the transport
+            if request is not None and request.transport is not None:
+                request.transport.abort()
 
 
 async def _deliver(socket: web.WebSocketResponse, message: _Message) -> None:

@@ -1,15 +1,13 @@
 """The log: JSON lines, or readable lines on a terminal; one canonical line per job at its end."""
 
 import logging
-import re
 import sys
 from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
 
-_QUERY = re.compile(r"(https?://|s3://)(?:[^\s/@'\"]*@)?([^\s?#'\"]*)[?#][^\s'\"]*")
-_SECRET = re.compile(r"(?i)(key|token|secret|password|authorization|credential)s?$")
+from handoff.masking import mask_value
 
 
 def configure(*, terminal: bool | None = None) -> None:
@@ -40,16 +38,4 @@ def get() -> structlog.typing.FilteringBoundLogger:
 
 
 def mask(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """No secret by name, and no URL with its query or user part, which is where signatures and passwords stand."""
-    for name, value in event.items():
-        if name == "event":
-            continue
-        if _SECRET.search(name):
-            event[name] = "***"
-        elif isinstance(value, str):
-            event[name] = mask_urls(value)
-    return event
-
-
-def mask_urls(text: str) -> str:
-    return _QUERY.sub(r"\1\2", re.sub(r"(https?://|s3://)[^\s/@'\"]*@", r"\1", text))
+    return {name: value if name == "event" else mask_value(name, value) for name, value in event.items()}

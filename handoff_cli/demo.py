@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -24,17 +24,20 @@ from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from handoff.documents import UnreadableDocument
 from handoff.failures import EdgeError
 from handoff.folders import Folders
-from handoff.log import mask_urls
+from handoff.masking import mask_urls
 from handoff.settings import PREFIX, SettingsError, WatcherSettings, load, name_of
 from handoff.spool import lease
 from handoff.spool.seat import other_watchers
 from handoff.state import Status
 from handoff.status import OutputEntry, StatusDocument
 from handoff_cli.doctor import FolderSearch, find_comfyui_folders
+from handoff_cli.exits import Exit
+from handoff_cli.rendering import clean, show_status
 from watcher.comfyui import ComfyUI
 
 LIMIT_S = 60.0  # on the simulator
@@ -44,19 +47,11 @@ END_S = 6.0  # until a program that was asked to end is killed
 LOOK_S = 0.1
 PROMPT_S = 1.2  # how long the simulator takes for a job, so that there is something to see
 
-_COLOURS = {
-    Status.SUCCEEDED: "green",
-    Status.FAILED: "red",
-    Status.REJECTED: "red",
-    Status.EXPIRED: "red",
-    Status.CANCELLED: "red",
-}
-
 
 class _CannotRun(Exception):  # noqa: N818
     """The text tells what is missing and what to do."""
 
-    def __init__(self, text: str, exit_status: int = 1) -> None:
+    def __init__(self, text: str, exit_status: Exit = Exit.JOB_FAILED) -> None:
         super().__init__(text)
         self.exit_status = exit_status
 
@@ -107,8 +102,8 @@ class View:
     trouble: str | None = None
 
     @property
-    def word(self) -> str:
-        return "in input/" if self.status is None else self.status.value
+    def word(self) -> Text:
+        return Text("in input/", "dim") if self.status is None else show_status(self.status)
 
     @property
     def done(self) -> bool:
@@ -132,7 +127,7 @@ def demo(comfyui_url: str | None) -> int:
         console.print("\nEnded; nothing was left running.")
         return 128 + (signals.received or signal.SIGINT)
     except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+        return Exit.INTERRUPTED
 
 
 # ── the stage ──
@@ -141,11 +136,10 @@ def demo(comfyui_url: str | None) -> int:
 def _set_up(comfyui_url: str | None) -> Stage:
     if comfyui_url is None:
         root = _make_root()
-        folders = Folders(input=str(root / "comfyui/input"), output=str(root / "comfyui/output"))
         folders = Folders(input=os.path.abspath(root / "input"), output=os.path.abspath(root / "output"))
         return Stage(root=root, folders=folders, comfyui_url=None)
     if not comfyui_url.startswith(("http://", "https://")):
-        raise _CannotRun(f"{comfyui_url} is no address: write it as http://HOST:PORT", 2)
+        raise _CannotRun(f"{comfyui_url} is no address: write it as http://HOST:PORT", Exit.USAGE)
     folders = _find_folders(comfyui_url)
     _check_no_other_watcher(folders)
     return Stage(root=_make_root(), folders=folders, comfyui_url=comfyui_url)
@@ -161,7 +155,9 @@ def _make_root() -> Path:
         except FileExistsError:
             number += 1
         except OSError as error:
-            raise _CannotRun(f"Cannot make {root} here: {error.strerror}. Run the demo where you may write.", 2) from error
+            raise _CannotRun(
+                f"Cannot make {root} here: {error.strerror}. Run the demo where you may write.", Exit.USAGE
+            ) from error
         else:
             return root
 
@@ -180,14 +176,18 @@ def _find_folders(url: str) -> Folders:
         finally:
             comfyui.close()
     except SettingsError as error:
-        raise _CannotRun(str(error), 2) from error
+        raise _CannotRun(str(error), Exit.USAGE) from error
     except EdgeError as error:
         raise _CannotRun(
-            f"ComfyUI at {shown} does not answer as it should: {error}\nIs it running, and is the address right?", 3
+            f"ComfyUI at {shown} does not answer as it should: {error}\nIs it running, and is the address right?",
+            Exit.UNREACHABLE,
         ) from error
     missing = [_tell_missing(kind, search) for kind, search in found.items() if search.path is None]
     if missing:
-        raise _CannotRun("\n".join([f"ComfyUI at {shown} is there, but the demo cannot reach its folders.", *missing]), 3)
+        raise _CannotRun(
+            "\n".join([f"ComfyUI at {shown} is there, but the demo cannot reach its folders.", *missing]),
+            Exit.UNREACHABLE,
+        )
     return Folders(input=str(found["input"].path), output=str(found["output"].path))
 
 
@@ -210,7 +210,7 @@ def _check_no_other_watcher(folders: Folders) -> None:
                 raise _CannotRun(
                     f"A watcher already works in {folders.input}: no demo is needed. Try"
                     " `handoff submit canvas --wait`, or stop it first.",
-                    3,
+                    Exit.UNREACHABLE,
                 )
 
 
@@ -226,6 +226,7 @@ def _play(stage: Stage, console: Console, signals: "_Signals") -> int:
         url = stage.comfyui_url or _start_simulator(stage, running, signals)
         watcher = running.enter_context(_running(["watch"], stage, stage.watcher_log, comfyui_url=url))
         known = set(os.listdir(stage.folders.output)) if stage.comfyui_url else set[str]()
+        console.print(f"$ cp {stage.jobs}/* {_shorten(Path(stage.folders.input))}/\n", markup=False, soft_wrap=True)
         _drop(stage, samples)
         views = _follow(stage, samples, known, watcher, console, signals)
     return _report(stage, samples, views, console)
@@ -253,7 +254,7 @@ def _running(
     """One of our programs, by this interpreter, in the demo's folder, where no `.env` of the user's is read."""
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "handoff_cli", *arguments],
+            _command(arguments),
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -270,6 +271,10 @@ def _running(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _command(arguments: list[str]) -> list[str]:
+    return [sys.executable, "-P", "-m", "handoff_cli", *arguments]  # -P: the current folder's modules are not ours
 
 
 def _environment(stage: Stage, comfyui_url: str | None) -> dict[str, str]:
@@ -391,17 +396,19 @@ def _follow(
     """Until all three are over, in the bucket too. Raises _CannotRun, _Interrupted."""
     deadline = time.monotonic() + (LIMIT_S if stage.comfyui_url is None else REAL_LIMIT_S)
     views = [View() for _ in samples]
-    with Live(_table(samples, views), console=console, auto_refresh=False, transient=False) as live:
+    with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
         while True:
             before, views = views, [_look(stage, sample, known) for sample in samples]
-            if console.is_terminal:
+            if live is not None:
                 live.update(_table(samples, views), refresh=True)
-            elif before != views:
+            else:
                 _print_changes(samples, before, views)
             if all(view.done for view in views):
                 return views
             if watcher.poll() is not None:
-                raise _CannotRun(f"The watcher ended by itself:\n{_tail(stage.watcher_log.read_text())}")
+                raise _CannotRun(
+                    f"The watcher ended by itself:\n{_tail(stage.watcher_log.read_text())}\nIts log: {stage.watcher_log}"
+                )
             if time.monotonic() > deadline:
                 raise _CannotRun(f"Not all jobs ended in time. What the watcher did: {stage.watcher_log}")
             signals.pause(LOOK_S)
@@ -442,16 +449,15 @@ def _table(samples: list[Sample], views: list[View]) -> Table:
     table.add_column(width=16)
     table.add_column(no_wrap=True, overflow="ellipsis")
     for sample, view in zip(samples, views, strict=True):
-        colour = _COLOURS.get(view.status, "cyan") if view.status else "dim"
-        word = f"[{colour}]{view.word}[/]"
-        table.add_row(sample.name, sample.about, word, ProgressBar(total=1.0, completed=view.progress), view.step)
+        bar = ProgressBar(total=1.0, completed=view.progress)
+        table.add_row(sample.name, sample.about, view.word, bar, Text(clean(view.step)))
     return table
 
 
 def _print_changes(samples: list[Sample], before: list[View], views: list[View]) -> None:
     for sample, old, new in zip(samples, before, views, strict=True):
         if (old.status, old.step) != (new.status, new.step):
-            step = f", {new.step}" if new.step else ""
+            step = f", {clean(new.step)}" if new.step else ""
             print(f"{sample.name}: {new.word}{step}, {new.progress:.0%}", flush=True)
 
 
@@ -471,7 +477,7 @@ def _report(stage: Stage, samples: list[Sample], views: list[View], console: Con
                 shown = _shorten(path)
                 (paths if problem is None else troubles).append(shown if problem is None else f"{shown}: {problem}")
     if paths:
-        console.print("\nThe pictures, in output/ and in the bucket, with the sha256 that their status records:")
+        console.print("\nThe pictures, in output/ and in the bucket, their sha256 as recorded:")
     for shown in paths:
         console.print(f"  {shown}", markup=False, soft_wrap=True)
     if troubles:
@@ -505,16 +511,17 @@ def _shorten(path: Path) -> str:
 
 
 def _explain(stage: Stage, console: Console) -> None:
-    job = f"{stage.jobs}/{_choose_samples(real=stage.comfyui_url is not None)[0].name}"
     said = [
         "",
-        "A watcher took each file out of input/, had ComfyUI draw it once, checked the",
-        "picture, and published it; status.json beside it tells how that went.",
+        "The watcher took each file out of input/, had ComfyUI draw it once, checked what",
+        "came out and published it; status.json beside each picture tells how it went.",
+        "",
     ]
     if stage.comfyui_url is None:
         said += [
-            "Next: `handoff simulator` and `handoff watch`, each in a terminal, then",
-            f"`cp {job} data/input/`. On a real ComfyUI: handoff demo --comfyui-url URL",
+            "Next: start `handoff simulator` and `handoff watch`, each in a terminal, and type",
+            f"  cp {stage.jobs}/city.json data/input/",
+            "A ComfyUI of your own: handoff demo --comfyui-url http://127.0.0.1:8188",
         ]
     else:
         settings = {
@@ -523,8 +530,8 @@ def _explain(stage: Stage, console: Console) -> None:
             "comfyui_url": mask_urls(stage.comfyui_url),
         }
         said += [
-            f"It made {stage.folders.spool}, which every watcher needs; that stays.",
-            "Next: put these lines into .env, run `handoff watch`, and `cp` jobs into input/:",
+            f"{stage.folders.spool} stays: every watcher needs it.",
+            "Next: put these lines into .env, start `handoff watch`, and cp jobs into input/:",
             *(f"  {name_of(field)}={value}" for field, value in settings.items()),
         ]
     for line in said:

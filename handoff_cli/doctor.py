@@ -33,7 +33,7 @@ from websockets.sync.client import connect
 from handoff import durable
 from handoff.failures import EdgeError, Unavailable
 from handoff.folders import Folders
-from handoff.log import mask_urls
+from handoff.masking import mask_urls
 from handoff.settings import WatcherSettings, name_of
 from handoff.spool import lease
 from handoff.spool.seat import UnfitVolume, other_watchers, prove
@@ -152,7 +152,9 @@ def check_imports(_: WatcherSettings) -> Iterator[Finding]:
             strangers.append(f"{name} is also installed by {', '.join(others)}")
     if strangers:
         yield _failed(
-            "imports", "; ".join(strangers), "Install handoff-comfyui into a virtual environment of its own: python3 -m venv."
+            "imports",
+            "; ".join(strangers),
+            "Install handoff-comfyui into a virtual environment of its own: python3 -m venv.",
         )
     else:
         yield _ok("imports", f"all of {home}")
@@ -188,7 +190,15 @@ def check_folders(settings: WatcherSettings) -> Iterator[Finding]:
 def check_modes(settings: WatcherSettings) -> Iterator[Finding]:
     """ComfyUI, watcher and adapter may be different users of one group: that needs set-gid and group-writable folders."""
     folders = settings.folders
-    paths = [folders.input, folders.output, folders.uploads, folders.rejected, folders.spool, folders.inbox, folders.ids]
+    paths = [
+        folders.input,
+        folders.output,
+        folders.uploads,
+        folders.rejected,
+        folders.spool,
+        folders.inbox,
+        folders.ids,
+    ]
     paths += [folders.tmp, folders.done, folders.pens, folders.work]
     found: list[str] = []
     wrong: list[str] = []
@@ -201,7 +211,9 @@ def check_modes(settings: WatcherSettings) -> Iterator[Finding]:
         remedy = f"If ComfyUI or the adapter run as another user: chmod g+rwxs {' '.join(word.split(' is ')[0] for word in wrong)}"
         yield _warning("modes", "; ".join(wrong), remedy)
     elif found:
-        yield _ok("modes", f"set-gid and group-writable: {len(found)} folders of {_group(os.stat(folders.input).st_gid)}")
+        yield _ok(
+            "modes", f"set-gid and group-writable: {len(found)} folders of {_group(os.stat(folders.input).st_gid)}"
+        )
     else:
         yield _not_tried("modes", "no folder is there yet")
     umask = _read_umask()
@@ -279,10 +291,14 @@ def _judge_events(settings: WatcherSettings, folder: str, name: str, arrived: th
     path = f"{folder}/{name}"
     rename = "import os, sys; open(sys.argv[1], 'x').close(); os.rename(sys.argv[1], sys.argv[2])"
     try:
-        subprocess.run([sys.executable, "-ISc", rename, f"{path}.tmp", path], check=True, timeout=ANSWER_S, capture_output=True)
+        subprocess.run(
+            [sys.executable, "-ISc", rename, f"{path}.tmp", path], check=True, timeout=ANSWER_S, capture_output=True
+        )
         came = arrived.wait(EVENT_S)
     except subprocess.SubprocessError as error:
-        return _failed("events", f"another process cannot rename a file in {folder}: {error}", "See the folder's finding.")
+        return _failed(
+            "events", f"another process cannot rename a file in {folder}: {error}", "See the folder's finding."
+        )
     finally:
         for leftover in (path, f"{path}.tmp"):
             with suppress(FileNotFoundError):
@@ -307,9 +323,13 @@ def check_disk(settings: WatcherSettings) -> Iterator[Finding]:
         free = found.f_bavail * found.f_frsize
         told.append(f"{kind} {_show_bytes(free)}")
         if free < LOW_BYTES:
-            yield _warning("disk", f"{_show_bytes(free)} free at {there}", "Make room; while it is full no job is taken.")
+            yield _warning(
+                "disk", f"{_show_bytes(free)} free at {there}", "Make room; while it is full no job is taken."
+            )
         if found.f_files and found.f_favail < LOW_INODES:
-            yield _warning("disk", f"{found.f_favail} inodes free at {there}", "Remove old folders in output/ and the bucket.")
+            yield _warning(
+                "disk", f"{found.f_favail} inodes free at {there}", "Remove old folders in output/ and the bucket."
+            )
     yield _ok("disk", f"free: {', '.join(told)}")
 
 
@@ -380,7 +400,9 @@ def _judge_watcher(text: lease.LeaseText, *, mine: bool) -> Finding:
     trouble = [f"{key}: {text.health[key]}" for key, good in fine.items() if text.health.get(key, good) != good]
     counts = ", ".join(f"{key} {text.health[key]}" for key in ("waiting", "inside") if key in text.health)
     if trouble:
-        return _warning(name, f"{who} reports {mask_urls('; '.join(trouble))}", "See the findings about it, and its log.")
+        return _warning(
+            name, f"{who} reports {mask_urls('; '.join(trouble))}", "See the findings about it, and its log."
+        )
     return _ok(name, f"{who} is alive ({counts})" if counts else f"{who} is alive")
 
 
@@ -402,7 +424,9 @@ def check_comfyui(settings: WatcherSettings) -> Iterator[Finding]:
         assert isinstance(system, dict)
         yield _ok("comfyui", f"{version} at {url}")
         if system.get("simulated"):
-            yield _warning("simulated", "its pictures are placeholders", f"Set {name_of('comfyui_url')} to a real ComfyUI.")
+            yield _warning(
+                "simulated", "its pictures are placeholders", f"Set {name_of('comfyui_url')} to a real ComfyUI."
+            )
         yield from _check_routes(settings.comfyui_url)
         yield from _check_queue(comfyui)
 
@@ -415,7 +439,9 @@ def _check_routes(url: str) -> Iterator[Finding]:
         yield _ok("jobs route", "/api/jobs is there")
     else:
         yield _warning(
-            "jobs route", f"GET /api/jobs/ID is answered {found.status}", "It works by queue and history; update ComfyUI to 0.6."
+            "jobs route",
+            f"GET /api/jobs/ID is answered {found.status}",
+            "It works by queue and history; update ComfyUI to 0.6.",
         )
     cancelled = ask(url, f"{path}/cancel", method="POST")
     if cancelled.status == 200 and cancelled.is_json:
@@ -444,7 +470,9 @@ def _check_queue(comfyui: ComfyUI) -> Iterator[Finding]:
 
 def check_websocket(settings: WatcherSettings) -> Iterator[Finding]:
     address = "ws" + settings.comfyui_url.removeprefix("http")
-    remedy = "Jobs still end, since look-ups decide, but progress is missing: let a proxy in between pass websockets on."
+    remedy = (
+        "Jobs still end, since look-ups decide, but progress is missing: let a proxy in between pass websockets on."
+    )
     try:
         with connect(
             f"{address}/ws?clientId={uuid.uuid4().hex}", proxy=None, open_timeout=ANSWER_S, close_timeout=0.5
@@ -472,7 +500,9 @@ def check_workflows(settings: WatcherSettings) -> Iterator[Finding]:
         if isinstance(entry, Broken):
             yield _failed(name, "; ".join(entry.problems), f"Mend it: handoff workflows check {entry.name}")
         elif described is not None and (problems := check_template(entry, described)):
-            yield _warning(name, "; ".join(problems[:3]), "Install the nodes or models into ComfyUI, or leave it unused.")
+            yield _warning(
+                name, "; ".join(problems[:3]), "Install the nodes or models into ComfyUI, or leave it unused."
+            )
         else:
             fitting.append(entry.name)
     if described is None:
@@ -556,7 +586,9 @@ def check_bucket(settings: WatcherSettings) -> Iterator[Finding]:
     try:
         store.check()
     except EdgeError as error:
-        yield _failed("bucket", mask_urls(str(error)), f"Nothing can be published to {store.describe()} until that works.")
+        yield _failed(
+            "bucket", mask_urls(str(error)), f"Nothing can be published to {store.describe()} until that works."
+        )
         return
     yield _ok("bucket", f"{store.describe()}: written")
     url = store.url(CHECK_KEY, expires_s=60)

@@ -22,9 +22,10 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError
 
 from handoff.failures import EdgeError, Failure, Node, Reason, Transient, Unavailable
+from handoff.masking import mask_urls, mask_value
 from handoff.messages import nearest
 from watcher.capabilities import is_model
-from watcher.graph import Graph, check_graph, describe_node, mask_urls, mask_value, node_order
+from watcher.graph import Graph, check_graph, describe_node, node_order
 
 CONNECT_S = 3.0
 READ_S = 30.0  # between two bytes; garbage collection in ComfyUI's worker alone stops its HTTP for half a second

@@ -12,6 +12,7 @@ from handoff import durable, messages, state, timestamps
 from handoff.decode import canonical
 from handoff.failures import Failure, Permanent, Reason
 from handoff.folders import Folders, work_folder
+from handoff.masking import mask_value
 from handoff.spool.journal import Journal
 from handoff.spool.record import Record
 from handoff.spool.seat import Seat
@@ -19,7 +20,7 @@ from handoff.status import OutputEntry, StatusDocument, seconds_between
 from handoff.stores.contract import Store
 from watcher.collector import Output, collect
 from watcher.comfyui import ComfyUI, Prompt
-from watcher.graph import attempt_graph, mask_value, masked_graph
+from watcher.graph import attempt_graph, masked_graph
 
 JSON = "application/json"
 FOREVER = "public, max-age=31536000, immutable"  # outputs: their keys are never used for other bytes

@@ -148,7 +148,7 @@ class Execution:
         record, document, resend = live.record, live.document, live.resend
         self._tasks.run(
             live,
-            "comfyui",
+            "send",
             lambda: self._submission.send(record, document, capabilities, resend=resend),
             self._sent,
             self._not_sent,

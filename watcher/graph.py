@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from handoff.failures import Failure, Node, Reason
+from handoff.masking import mask_value
 
 Graph = dict[str, dict[str, Any]]
 """An API-format graph that passed `check_graph`: node id → {class_type, inputs, _meta?}."""
@@ -18,7 +19,6 @@ Warnings = list[tuple[str, dict[str, str | float]]]
 
 MAX_NODES = 5_000
 MAX_LABEL = 40
-MASK = "***"
 DEFAULT_LABEL = "output"
 
 
@@ -114,43 +114,9 @@ def node_order(node_id: str) -> tuple[tuple[bool, int, str], ...]:
     return tuple((False, int(part), "") if _is_number(part) else (True, 0, part) for part in parts)
 
 
-_SECRET_NAME = re.compile(
-    r"(api|access|private|secret|auth)_?key|(^|_)(token|password|passwd|passphrase|pwd|secret|authorization|bearer|cookie|credentials?)(_|$)"
-)
-_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-# The scheme's length is bounded, so that a long text without "://" is not searched again from each of its words.
-_URL = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]{0,19}://)([^\s/?#\"']*@)?([^\s?#\"']*)([?#][^\s\"']*)?")
-
-
 def masked_graph(graph: Graph) -> Graph:
     """For logs and job.json: texts in inputs named like secrets, and the user and query parts of URLs, become `***`."""
-    return {node_id: {**node, "inputs": _mask(node["inputs"])} for node_id, node in graph.items()}
-
-
-def mask_urls(text: str) -> str:
-    """The text without the parts of URLs that carry secrets: user, query and fragment."""
-    return _URL.sub(_mask_url, text)
-
-
-def _mask(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: mask_value(name, item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_mask(item) for item in value]
-    return mask_urls(value) if isinstance(value, str) else value
-
-
-def mask_value(name: str, value: Any) -> Any:
-    """The value of the input `name` as logs and errors may show it."""
-    is_secret = _SECRET_NAME.search(_CAMEL.sub("_", name).lower().replace("-", "_").replace(" ", "_"))
-    if is_secret and not is_link(value) and value not in (None, "") and not isinstance(value, (bool, int, float)):
-        return MASK
-    return _mask(value)
-
-
-def _mask_url(match: re.Match[str]) -> str:
-    scheme, user, place, rest = match.groups()
-    return f"{scheme}{MASK + '@' if user else ''}{place}{rest[0] + MASK if rest else ''}"
+    return {node_id: {**node, "inputs": mask_value("inputs", node["inputs"])} for node_id, node in graph.items()}
 
 
 def is_link(value: Any) -> bool:

@@ -25,7 +25,7 @@ from watcher.loop import Loop, Timer
 from watcher.planning import Planner
 from watcher.waiting import Waiting
 
-POLLING_S = 1.0  # the scan where events do not arrive, and while paused
+POLLING_S = 1.0  # between two looks where no events tell
 LATER_S = 0.5  # until a claim that waits for something is tried again
 SETTLE_S = 0.05  # claims are cleared away together, this long after the first
 BATCH = 200  # names in one go, so that a flood of files does not hold up a stop
@@ -89,6 +89,7 @@ class Reception:
         self.mode: Literal["events", "polling"] = "events"
         self.why_polling: str | None = None
         self.paused = False
+        self._pause_timer = False
 
     def start(self) -> None:
         """Arms, then scans; from here on by itself."""
@@ -113,7 +114,7 @@ class Reception:
     def scan(self) -> None:
         """Looks at the folders themselves, whatever events said. Raises Fenced."""
         self._arm()
-        self.paused = os.path.lexists(self._folders.paused)
+        self._look_at_pause()
         try:
             jobs, marks, strangers = self._intake.scan()
             new = list(self._waiting.scan(self._folders.inbox))
@@ -137,9 +138,21 @@ class Reception:
         if self._closed:
             return
         self.scan()
-        often = self.mode == "polling" or self.paused
-        seconds = min(POLLING_S, self._settings.scan_s) if often else self._settings.scan_s
-        self._loop.after(seconds, self._scan_again)
+        polls = self.mode == "polling"
+        self._loop.after(min(POLLING_S, self._settings.scan_s) if polls else self._settings.scan_s, self._scan_again)
+
+    def _look_at_pause(self) -> None:
+        """Its beginning raises an event, its end does not."""
+        was, self.paused = self.paused, os.path.lexists(self._folders.paused)
+        if self.paused != was:
+            self._log.info("paused" if self.paused else "unpaused")
+        if self.paused and not self._pause_timer:
+            self._pause_timer = True
+            self._loop.after(POLLING_S, self._pause_goes_on)
+
+    def _pause_goes_on(self) -> None:
+        self._pause_timer = False
+        self._look_at_pause()
 
     # events
 
@@ -176,7 +189,7 @@ class Reception:
             elif self._waiting.add(name):
                 self._listener.on_names([name])
         elif folder == self._folders.spool:
-            self.paused = os.path.lexists(self._folders.paused)
+            self._look_at_pause()
         elif name.endswith(CANCEL):
             self._listener.on_cancel_mark(name.removesuffix(CANCEL))
         elif is_job_name(name):

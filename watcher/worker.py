@@ -67,7 +67,8 @@ class Worker:
         self._folders = seat.folders
         self._seat = seat
         self._log = log.get()
-        self._loop = Loop(intake=1, fetch=4, files=2, comfyui=4, bucket=4)
+        # one sender: ComfyUI works in the order in which the prompts arrive
+        self._loop = Loop(intake=1, fetch=4, files=2, send=1, comfyui=4, bucket=4)
         self._tasks = Tasks(self._loop, self._advance, self._failed)
         self._jobs = Jobs()
         self._planning: set[str] = set()
@@ -455,7 +456,9 @@ class Worker:
             published = None
         if published is not None and not _is_of(record, published):
             published = None
-        self._log.info("resumed", id=record.id, attempt=record.attempt, status=published.status if published else None)
+        self._log.info(
+            "resumed", id=record.id, attempt=record.attempt, status=published.status if published else None
+        )
         if published is not None and published.done:
             live.document, live.phase, live.decided = published, Phase.CONCLUDE, True
         elif published is not None and published.status is Status.SAVING and published.attempt == record.attempt:

@@ -166,7 +166,9 @@ def test_a_picture_may_come_after_its_job(house: House) -> None:
     job = json.loads((volume.output / status["id"] / "job.json").read_bytes())
     assert any(str(node["inputs"].get("image", "")).startswith("uploads/") for node in job["graph"].values())
     with Image.open(volume.output / status["id"] / status["outputs"][0]["name"]) as picture:
-        assert picture.convert("RGB").getpixel((0, 0)) == (55, 245, 245)
+        pixel = picture.convert("RGB").getpixel((0, 0))
+    assert isinstance(pixel, tuple)
+    assert [abs(value - wanted) <= 1 for value, wanted in zip(pixel, (55, 245, 245), strict=True)] == [True] * 3
     house.check()
 
 
@@ -255,9 +257,12 @@ def test_a_name_that_is_too_long(house: House) -> None:
     volume = house.volume
     name = "n" * 250 + ".json"
     drop = volume.drop(name, canvas())
-    line = house.watcher.wait_for("rejected", reason="bad_name")
-    kept = str(line["file"])
-    assert kept.startswith("nnn")
+
+    def look() -> str | None:
+        names = os.listdir(volume.input / "rejected")
+        return next((kept for kept in names if kept.startswith("nnn") and not kept.endswith(".reason.json")), None)
+
+    kept = eventually(look, "it is rejected")
     assert kept.endswith(".json")
     del volume.drops[name]  # it could not keep its name
     volume.note(kept, drop.data)
@@ -315,7 +320,7 @@ def test_a_file_that_the_watchers_user_may_not_read(volume: Volume, watch: Start
         volume.note("closed.json", data)
         volume.drop("open.json", canvas())
         eventually(lambda: watcher.find("accepted", file="open.json"), "the good one is accepted")
-        reason = volume.reason("closed.json")
+        reason = volume.reason("closed.json", limit_s=10)
         assert reason["reason"] == "unreadable"
         assert "chmod" in reason["hint"]
         volume.succeed("open.json")

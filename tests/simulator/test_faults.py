@@ -196,7 +196,7 @@ def test_history_can_be_cleared(simulator: Simulator) -> None:
 
 
 def test_a_restart_loses_everything_but_the_output(simulator: Simulator) -> None:
-    running, waiting = submit(simulator, sleep(5)), submit(simulator, save_color(12))
+    running, waiting = submit(simulator, sleep(5), client_id="test"), submit(simulator, save_color(12))
     wait_for_status(simulator, running, "in_progress")
     preview = {"1": save_color(13)["1"], "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}}
     submit(simulator, preview)
@@ -205,6 +205,10 @@ def test_a_restart_loses_everything_but_the_output(simulator: Simulator) -> None
         counters = simulator.control(restart=True)
         with pytest.raises(ConnectionError):
             _read_forever(socket)
+    with connect(_address(simulator)) as socket:
+        assert json.loads(socket.recv(timeout=5))["type"] == "status"
+        with pytest.raises(TimeoutError):  # nothing comes of what ran before
+            socket.recv(timeout=0.3)
     assert find_job(simulator, running) is None
     assert find_job(simulator, waiting) is None
     assert counters["restarts"] > 0

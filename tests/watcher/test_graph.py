@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handoff.failures import Failure, Node, Reason
+from handoff.masking import mask_urls, mask_value
 from handoff.messages import warn
 from watcher.graph import (
     MAX_NODES,
@@ -17,8 +18,6 @@ from watcher.graph import (
     denied,
     is_link,
     make_label,
-    mask_urls,
-    mask_value,
     masked_graph,
     node_order,
 )
