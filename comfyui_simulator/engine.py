@@ -8,7 +8,7 @@ from typing import Any
 
 from comfyui_simulator.catalogue import Catalogue
 from comfyui_simulator.execution import Executor
-from comfyui_simulator.faults import Counters, Faults
+from comfyui_simulator.faults import Counters, Faults, crash
 from comfyui_simulator.folders import Folders
 from comfyui_simulator.options import Options
 from comfyui_simulator.prompt_queue import PromptQueue
@@ -82,6 +82,8 @@ class Engine:
                 return
             if self._stopped:
                 return
+            if self._faults.crash == "saved":
+                crash()
             time.sleep(self._faults.history_lag_s)
             self.queue.finish(ticket, outcome)
             client_id = item.extra_data.get("client_id")

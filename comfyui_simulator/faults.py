@@ -22,7 +22,7 @@ class Faults:
     errors_after_queue: int = 0
     delayed_posts: int = 0
     post_delay_s: float = 0.0
-    crash: Literal["", "post", "execution"] = ""
+    crash: Literal["", "post", "execution", "saved"] = ""
     dead_worker: bool = False
     out_of_memory: int = 0
     node_exception: int = 0
@@ -67,7 +67,10 @@ class Faults:
             return self.outputs.pop(0) if self.outputs else None
 
 
-_CHOICES: dict[str, tuple[str, ...]] = {"websocket": ("normal", "silent", "refuse"), "crash": ("", "post", "execution")}
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "websocket": ("normal", "silent", "refuse"),
+    "crash": ("", "post", "execution", "saved"),
+}
 
 
 def _fits(value: Any, default: Any) -> bool:

@@ -24,7 +24,7 @@ def load_image(context: NodeContext, *, image: str) -> Output:
     masks: Pictures = []
     with Image.open(context.folders.find_annotated(image)) as file:
         for frame in ImageSequence.Iterator(file):
-            upright = ImageOps.exif_transpose(frame)
+            upright = _to_8_bits(ImageOps.exif_transpose(frame))
             if colors and upright.size != colors[0].image.size:
                 continue
             if "transparency" in upright.info:
@@ -37,6 +37,12 @@ def load_image(context: NodeContext, *, image: str) -> Output:
             if file.format == "MPO":
                 break
     return Output(values=(colors, masks))
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    if not image.mode.startswith("I"):
+        return image
+    return image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
 
 
 @node("LoadImageMask")

@@ -35,7 +35,6 @@ _JPEG, _PNG = 1, 2
 @dataclass(frozen=True, kw_only=True)
 class _Message:
     client_id: str | None
-    kind: str = ""
     text: str | None = None
     binary: bytes = b""
 
@@ -48,7 +47,7 @@ class Sockets:
         self._counters = counters
         self._loop = asyncio.get_running_loop()
         self._outbox: asyncio.Queue[_Message] = asyncio.Queue()
-        self._open: set[web.WebSocketResponse] = set()
+        self._open: set[web.Request] = set()
         self._sockets: dict[str, web.WebSocketResponse] = {}
         self._understands_metadata: set[str] = set()
         self._client_id: str | None = None
@@ -69,7 +68,7 @@ class Sockets:
 
     def send(self, kind: str, data: dict[str, Any], client_id: str | None) -> None:
         # Encoded at once, in the caller's thread: the data may change before the loop sends it.
-        self._post(_Message(client_id=client_id, kind=kind, text=json.dumps({"type": kind, "data": data})))
+        self._post(_Message(client_id=client_id, text=json.dumps({"type": kind, "data": data})))
 
     def send_preview(self, picture: Picture, node_id: str, prompt_id: str, client_id: str | None) -> bool:
         """Sends the preview with metadata if the client has asked for them; otherwise does nothing and says False."""
@@ -114,7 +113,7 @@ class Sockets:
         await socket.prepare(request)
         self._counters.websockets_opened += 1
         sid = request.rel_url.query.get("clientId", "") or uuid.uuid4().hex
-        self._open.add(socket)
+        self._open.add(request)
         self._sockets[sid] = socket
         self._understands_metadata.discard(sid)
         try:
@@ -129,7 +128,7 @@ class Sockets:
                         await self._shake_hands(socket, sid, message.data)
                     first = False
         finally:
-            self._open.discard(socket)
+            self._open.discard(request)
             self._sockets.pop(sid, None)
         return socket
 
@@ -150,9 +149,8 @@ class Sockets:
         """Cuts all connections, without a closing handshake: a client that does not read would make it wait."""
         self._stopped = True
         self._publisher.cancel()
-        for socket in self._open:
-            request = socket._req  # noqa: SLF001  # aiohttp offers no other way to the transport
-            if request is not None and request.transport is not None:
+        for request in self._open:
+            if request.transport is not None:
                 request.transport.abort()
 
 

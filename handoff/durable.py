@@ -3,27 +3,31 @@
 Publish = temporary name, fsync, rename, fsync of the folder. The temporary file lies in a folder that only the writer
 uses, because whoever removes that folder thereby takes away the writer's power to publish (docs/protocol.md).
 
-Full, read-only and failing disks surface as `DiskUnavailable`; a missing folder stays a `FileNotFoundError`, which the
+Full, read-only and failing disks surface as `DiskUnavailable`, foreign paths as `NotPermitted`; a missing folder stays a `FileNotFoundError`, which the
 caller reads as "I was fenced off".
 """
 
 import errno
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from handoff.failures import DiskUnavailable, Permanent
+from handoff.failures import DiskUnavailable, NotPermitted, Permanent, Unavailable
 
-_STUCK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE}
+_STUCK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE}
+_FORBIDDEN = {errno.EACCES, errno.EPERM}
 
 
 @contextmanager
 def disk_errors(path: str) -> Iterator[None]:
-    """Turns what only an operator can mend into `DiskUnavailable`: the step is not done and is tried again later."""
+    """Turns what only an operator can mend into `DiskUnavailable` or `NotPermitted`: the step is tried again later."""
     try:
         yield
     except OSError as error:
+        if error.errno in _FORBIDDEN:
+            raise NotPermitted(f"may not write {error.filename or path}: {error.strerror}") from error
         if error.errno in _STUCK:
             raise DiskUnavailable(f"cannot write {path}: {error.strerror}") from error
         raise
@@ -60,7 +64,29 @@ def replace(temporary: str, target: str, *, durable: bool = True) -> None:
 def publish(data: bytes, temporary: str, target: str, *, durable: bool = True) -> None:
     """The whole ritual. Without `durable` readers still never see half a file; a power loss may bring back the one before."""
     write_file(temporary, data, durable=durable)
-    replace(temporary, target, durable=durable)
+    try:
+        replace(temporary, target, durable=durable)
+    except DiskUnavailable:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def copy_file(source: str, target: str, *, sha256: str) -> None:
+    """A new file with the same bytes, flushed. Raises Unavailable when they are not the ones that `sha256` names."""
+    digest = hashlib.sha256()
+    with (
+        open(os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as reader,
+        open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o664), "wb") as writer,
+    ):
+        while part := reader.read(1 << 20):
+            digest.update(part)
+            writer.write(part)
+        writer.flush()
+        os.fsync(writer.fileno())
+    if digest.hexdigest() != sha256:
+        os.unlink(target)
+        raise Unavailable(f"{source} changed while it was published")
 
 
 def sync_folder(path: str) -> None:

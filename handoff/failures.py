@@ -125,5 +125,9 @@ class DiskUnavailable(Unavailable):
     """The shared volume is full, read-only, failing or forbidden. Nothing is claimed or sent until a write succeeds."""
 
 
+class NotPermitted(Unavailable):
+    """One path belongs to somebody else. It harms what needs that path, and nothing else."""
+
+
 class Permanent(EdgeError):  # noqa: N818
     """Trying again cannot help: the other side understood and refused."""

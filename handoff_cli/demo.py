@@ -115,13 +115,13 @@ def demo(comfyui_url: str | None) -> int:
 
     3: the ComfyUI at `comfyui_url`, or its folders, cannot be reached from here. 128 + n: ended by signal n.
     """
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     signals = _Signals()
     try:
         stage = _set_up(comfyui_url)
         return _play(stage, console, signals)
     except _CannotRun as error:
-        console.print(f"\n{error}", markup=False, soft_wrap=True)
+        console.print(f"\n{error}")
         return error.exit_status
     except _Interrupted:
         console.print("\nEnded; nothing was left running.")
@@ -225,10 +225,13 @@ def _play(stage: Stage, console: Console, signals: "_Signals") -> int:
         running.enter_context(signals.held_back())
         url = stage.comfyui_url or _start_simulator(stage, running, signals)
         watcher = running.enter_context(_running(["watch"], stage, stage.watcher_log, comfyui_url=url))
-        known = set(os.listdir(stage.folders.output)) if stage.comfyui_url else set[str]()
-        console.print(f"$ cp {stage.jobs}/* {_shorten(Path(stage.folders.input))}/\n", markup=False, soft_wrap=True)
+        known = _list_known(stage.folders)
+        console.print(f"$ cp {stage.jobs}/* {_shorten(Path(stage.folders.input))}/\n")
         _drop(stage, samples)
         views = _follow(stage, samples, known, watcher, console, signals)
+        if stage.comfyui_url is not None:
+            with suppress(FileNotFoundError):
+                os.unlink(f"{stage.folders.input}/{_picture(samples)}")  # jobs have their own copy, in uploads/
     return _report(stage, samples, views, console)
 
 
@@ -278,21 +281,17 @@ def _command(arguments: list[str]) -> list[str]:
 
 
 def _environment(stage: Stage, comfyui_url: str | None) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    code = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    paths = [code, *filter(None, [kept.get("PYTHONPATH")])]
+    """None of the user's settings, which are about another installation, except the language."""
+    language = name_of("language")
+    environment = {name: value for name, value in os.environ.items() if name == language or not name.startswith(PREFIX)}
     settings = {
         "input_dir": stage.folders.input,
         "output_dir": stage.folders.output,
         "bucket_dir": str(stage.bucket.absolute()),
-        "comfyui_url": comfyui_url or "http://127.0.0.1:8188",
         "grace_s": "3",
+        **({"comfyui_url": comfyui_url} if comfyui_url is not None else {}),
     }
-    kept |= {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
-    kept |= {name_of(field): value for field, value in settings.items()}
-    if language := os.environ.get(name_of("language")):
-        kept[name_of("language")] = language
-    return kept
+    return environment | {name_of(field): value for field, value in settings.items()}
 
 
 class _Signals:
@@ -388,7 +387,7 @@ def _drop(stage: Stage, samples: list[Sample]) -> None:
 def _follow(
     stage: Stage,
     samples: list[Sample],
-    known: set[str],
+    known: frozenset[str],
     watcher: subprocess.Popen[bytes],
     console: Console,
     signals: _Signals,
@@ -414,12 +413,17 @@ def _follow(
             signals.pause(LOOK_S)
 
 
-def _look(stage: Stage, sample: Sample, known: set[str]) -> View:
-    with suppress(FileNotFoundError, ValueError):
-        path = Path(stage.folders.rejected, f"{sample.name}.reason.json")
-        reason = json.loads(path.read_bytes())
-        return View(status=Status.REJECTED, trouble=f"{reason['message']} {reason['hint']} See {path}")
-    document = _find_document(stage, sample, known)
+def _list_known(folders: Folders) -> frozenset[str]:
+    """What lies where results will lie: an earlier demo's, or somebody else's."""
+    rejected = os.listdir(folders.rejected) if os.path.isdir(folders.rejected) else []
+    return frozenset([*os.listdir(folders.output), *rejected])
+
+
+def _look(stage: Stage, sample: Sample, known: frozenset[str]) -> View:
+    reason = _find_reason(stage.folders, sample, known)
+    if reason is not None:
+        return View(status=Status.REJECTED, trouble=reason)
+    document = _find_document(stage.folders, sample, known)
     if document is None:
         return View()
     if document.error is not None:
@@ -429,13 +433,23 @@ def _look(stage: Stage, sample: Sample, known: set[str]) -> View:
     return View(status=status, step=document.step or "", progress=document.progress, document=document)
 
 
-def _find_document(stage: Stage, sample: Sample, known: set[str]) -> StatusDocument | None:
+def _find_reason(folders: Folders, sample: Sample, known: frozenset[str]) -> str | None:
+    names = os.listdir(folders.rejected) if os.path.isdir(folders.rejected) else []
+    for name in set(names) - known:
+        if name.endswith(".reason.json"):
+            reason = json.loads(Path(folders.rejected, name).read_bytes())
+            if reason["file"] == sample.name:
+                return f"{reason['message']} {reason['hint']}"
+    return None
+
+
+def _find_document(folders: Folders, sample: Sample, known: frozenset[str]) -> StatusDocument | None:
     """The job made of this file: its id begins with the file's name."""
     stem = sample.name.removesuffix(".json")
-    for id in os.listdir(stage.folders.output):
-        if id.startswith(stem) and id not in known:
+    for id in set(os.listdir(folders.output)) - known:
+        if id.startswith(stem):
             with suppress(UnreadableDocument):
-                document = StatusDocument.find(stage.folders.status(id))
+                document = StatusDocument.find(folders.status(id))
                 if document is not None and document.source == sample.name:
                     return document
     return None
@@ -479,11 +493,11 @@ def _report(stage: Stage, samples: list[Sample], views: list[View], console: Con
     if paths:
         console.print("\nThe pictures, in output/ and in the bucket, their sha256 as recorded:")
     for shown in paths:
-        console.print(f"  {shown}", markup=False, soft_wrap=True)
+        console.print(f"  {shown}")
     if troubles:
         console.print("\nThis went wrong:", style="red")
         for trouble in [*troubles, f"What the watcher did: {stage.watcher_log}"]:
-            console.print(f"  {trouble}", markup=False, soft_wrap=True)
+            console.print(f"  {trouble}")
         return 1
     _explain(stage, console)
     return 0
@@ -519,7 +533,7 @@ def _explain(stage: Stage, console: Console) -> None:
     ]
     if stage.comfyui_url is None:
         said += [
-            "Next: start `handoff simulator` and `handoff watch`, each in a terminal, and type",
+            "Next: start `handoff simulator` and `handoff watch`, each in a terminal, then",
             f"  cp {stage.jobs}/city.json data/input/",
             "A ComfyUI of your own: handoff demo --comfyui-url http://127.0.0.1:8188",
         ]
@@ -535,7 +549,7 @@ def _explain(stage: Stage, console: Console) -> None:
             *(f"  {name_of(field)}={value}" for field, value in settings.items()),
         ]
     for line in said:
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line)
 
 
 def _tail(text: str) -> str:

@@ -32,7 +32,7 @@ from websockets.sync.client import connect
 
 from handoff import durable
 from handoff.failures import EdgeError, Unavailable
-from handoff.folders import Folders
+from handoff.folders import FOLDER_MODE, Folders
 from handoff.masking import mask_urls
 from handoff.settings import WatcherSettings, name_of
 from handoff.spool import lease
@@ -138,12 +138,9 @@ def check_python(_: WatcherSettings) -> Iterator[Finding]:
 
 def check_imports(_: WatcherSettings) -> Iterator[Finding]:
     """`workflows` and `watcher` are words that others use, too; the import that wins must be ours."""
-    home = Path(importlib.import_module("handoff").__file__ or "").resolve().parents[1]
-    strangers = []
-    for name in IMPORTS:
-        place = Path(importlib.import_module(name).__file__ or "").resolve()
-        if place.parents[1] != home:
-            strangers.append(f"{name} comes from {place.parent}")
+    places = {name: Path(next(iter(importlib.import_module(name).__path__))).resolve() for name in IMPORTS}
+    home = places["handoff"].parent
+    strangers = [f"{name} comes from {place}" for name, place in places.items() if place.parent != home]
     owners = importlib.metadata.packages_distributions()
     ours = set(owners.get("handoff", ()))
     for name in IMPORTS:
@@ -200,20 +197,19 @@ def check_modes(settings: WatcherSettings) -> Iterator[Finding]:
         folders.ids,
     ]
     paths += [folders.tmp, folders.done, folders.pens, folders.work]
-    found: list[str] = []
-    wrong: list[str] = []
-    for path in filter(os.path.isdir, paths):
-        status = os.stat(path)
-        told = f"{path} is {_user(status.st_uid)}:{_group(status.st_gid)} {stat.S_IMODE(status.st_mode):04o}"
-        wanted = stat.S_ISGID | stat.S_IWGRP
-        (found if status.st_mode & wanted == wanted else wrong).append(told)
+    seen = {path: os.stat(path) for path in paths if os.path.isdir(path)}
+    wanted = stat.S_ISGID | stat.S_IWGRP
+    wrong = {path: status for path, status in seen.items() if status.st_mode & wanted != wanted}
     if wrong:
-        remedy = f"If ComfyUI or the adapter run as another user: chmod g+rwxs {' '.join(word.split(' is ')[0] for word in wrong)}"
-        yield _warning("modes", "; ".join(wrong), remedy)
-    elif found:
-        yield _ok(
-            "modes", f"set-gid and group-writable: {len(found)} folders of {_group(os.stat(folders.input).st_gid)}"
-        )
+        told = [
+            f"{path} is {_user(status.st_uid)}:{_group(status.st_gid)} {stat.S_IMODE(status.st_mode):04o}"
+            for path, status in wrong.items()
+        ]
+        remedy = f"If ComfyUI or the adapter run as another user: chmod g+rwxs {' '.join(wrong)}"
+        yield _warning("modes", "; ".join(told), remedy)
+    elif seen:
+        groups = sorted({_group(status.st_gid) for status in seen.values()})
+        yield _ok("modes", f"{len(seen)} folders, set-gid and writable for {', '.join(groups)}")
     else:
         yield _not_tried("modes", "no folder is there yet")
     umask = _read_umask()
@@ -317,20 +313,18 @@ def check_disk(settings: WatcherSettings) -> Iterator[Finding]:
     if settings.bucket is None:
         places["bucket"] = os.path.abspath(settings.bucket_dir)
     told: list[str] = []
+    low: list[Finding] = []
     for kind, path in places.items():
         there = _existing(path)
         found = os.statvfs(there)
-        free = found.f_bavail * found.f_frsize
-        told.append(f"{kind} {_show_bytes(free)}")
-        if free < LOW_BYTES:
-            yield _warning(
-                "disk", f"{_show_bytes(free)} free at {there}", "Make room; while it is full no job is taken."
-            )
+        free = f"{found.f_bavail * found.f_frsize / (1 << 30):.1f} GiB"
+        told.append(f"{kind} {free}")
+        if found.f_bavail * found.f_frsize < LOW_BYTES:
+            low.append(_warning("disk", f"{free} free at {there}", "Make room; while it is full no job is taken."))
         if found.f_files and found.f_favail < LOW_INODES:
-            yield _warning(
-                "disk", f"{found.f_favail} inodes free at {there}", "Remove old folders in output/ and the bucket."
-            )
-    yield _ok("disk", f"free: {', '.join(told)}")
+            remedy = "Remove old folders in output/ and in the bucket."
+            low.append(_warning("disk", f"{found.f_favail} inodes free at {there}", remedy))
+    yield from low or [_ok("disk", f"free: {', '.join(told)}")]
 
 
 def check_input(settings: WatcherSettings) -> Iterator[Finding]:
@@ -516,9 +510,11 @@ def check_workflows(settings: WatcherSettings) -> Iterator[Finding]:
 def check_shared(settings: WatcherSettings) -> Iterator[Finding]:
     """A file that we put into a folder must be what ComfyUI shows, and one that ComfyUI writes must be ours to link."""
     with closing(ComfyUI(settings.comfyui_url)) as comfyui:
-        for kind, path in (("input", settings.folders.input), ("output", settings.folders.output)):
-            yield _judge_shared(comfyui, "input" if kind == "input" else "output", path)
-    yield from _check_written(settings)
+        yield _judge_shared(comfyui, "input", settings.folders.input)
+        output = _judge_shared(comfyui, "output", settings.folders.output)
+    yield output
+    if output.state == "ok":  # in another folder we could not clear away what ComfyUI writes
+        yield _judge_written(settings)
 
 
 def _judge_shared(comfyui: ComfyUI, kind: Kind, path: str) -> Finding:
@@ -541,35 +537,33 @@ def _judge_shared(comfyui: ComfyUI, kind: Kind, path: str) -> Finding:
     return _failed(name, f"ComfyUI's {kind} folder is another one than {path}", remedy)
 
 
-def _check_written(settings: WatcherSettings) -> Iterator[Finding]:
+def _judge_written(settings: WatcherSettings) -> Finding:
     """Does what a job does: a folder of ours, a file of ComfyUI's in it, a link to that file."""
-    output = settings.folders.output
-    if not os.path.isdir(output):
-        return
+    name, output = "ComfyUI's files", settings.folders.output
     with _scratch(output) as scratch:
-        subfolder = os.path.basename(scratch)
-        form = {"type": (None, "output"), "subfolder": (None, subfolder), "image": ("written.txt", b"handoff")}
+        form = {
+            "type": (None, "output"),
+            "subfolder": (None, os.path.basename(scratch)),
+            "image": ("written.txt", b"handoff"),
+        }
         try:
             answer = ask(settings.comfyui_url, "/upload/image", method="POST", form=form)
         except Unavailable as error:
-            yield _not_tried("ComfyUI's files", str(error))
-            return
-        written = f"{scratch}/written.txt"
-        if answer.status == 200 and not os.path.exists(written):
-            return  # another folder than ours, as the finding about it says
+            return _not_tried(name, str(error))
         if answer.status != 200:
-            remedy = f"Let ComfyUI's user write in {output}: the same group, chmod g+rwxs, and ComfyUI's user in it."
-            yield _failed("ComfyUI's files", f"ComfyUI cannot write into a folder made here ({answer.status})", remedy)
-            return
-        owner = _user(os.stat(written).st_uid)
+            remedy = f"Give ComfyUI's user the group {_group(os.stat(scratch).st_gid)}, and chmod g+rwxs {output}"
+            return _failed(name, f"ComfyUI cannot write into a folder made here (answer {answer.status})", remedy)
+        written = f"{scratch}/written.txt"
         try:
-            os.link(written, f"{scratch}/linked")
+            owner = _user(os.stat(written).st_uid)
             durable.sync_file(written)
+            os.link(written, f"{scratch}/linked")
+        except FileNotFoundError:
+            return _failed(name, "what ComfyUI wrote is not to be seen here", f"Mount {output} anew.")
         except OSError as error:
-            remedy = "Start ComfyUI with umask 002 and give both users one group, or run both as one user."
-            yield _failed("ComfyUI's files", f"a file that {owner} wrote cannot be linked: {error.strerror}", remedy)
-        else:
-            yield _ok("ComfyUI's files", f"written by {owner}, ours to link and to read")
+            remedy = "Run ComfyUI with umask 002 and both users in one group, or both as one user."
+            return _failed(name, f"a file that {owner} wrote cannot be linked: {error.strerror}", remedy)
+    return _ok(name, f"written by {owner}, ours to read and to link")
 
 
 # ── the bucket and the clock ──
@@ -613,23 +607,20 @@ def _judge_link(url: str) -> Finding:
 def check_clock(settings: WatcherSettings) -> Iterator[Finding]:
     remedy = "Synchronise the clocks: timedatectl set-ntp true"
     endpoint = settings.s3_endpoint_url or ("https://s3.amazonaws.com" if settings.bucket else None)
-    compared: list[str] = []
+    skews = {}
     for name, url in (("ComfyUI", settings.comfyui_url), ("the bucket", endpoint)):
-        skew = _measure_skew(url) if url is not None else None
-        if skew is None:
-            continue
-        compared.append(f"{name} {skew:+.0f} s")
-        if abs(skew) > SKEW_S:
-            yield _warning("clock", f"{name} is {skew:+.0f} s from this machine", remedy)
+        if url is not None and (skew := _measure_skew(url)) is not None:
+            skews[name] = skew
     with suppress(OSError), _scratch(settings.folders.input) as scratch:
-        skew = os.stat(scratch).st_mtime - time.time()
-        compared.append(f"the volume {skew:+.0f} s")
-        if abs(skew) > SKEW_S:
-            yield _warning("clock", f"the volume is {skew:+.0f} s from this machine", remedy)
-    if compared:
-        yield _ok("clock", f"against this machine: {', '.join(compared)}")
-    else:
+        skews["the volume"] = os.stat(scratch).st_mtime - time.time()
+    off = [name for name, skew in skews.items() if abs(skew) > SKEW_S]
+    told = ", ".join(f"{name} {round(skew):+d} s" for name, skew in skews.items())
+    if not skews:
         yield _not_tried("clock", "nobody is there to compare with")
+    elif off:
+        yield _warning("clock", f"{' and '.join(off)} differ from this machine: {told}", remedy)
+    else:
+        yield _ok("clock", f"against this machine: {told}")
 
 
 def _measure_skew(url: str) -> float | None:
@@ -740,11 +731,16 @@ def ask(url: str, path: str, *, method: str = "GET", form: Mapping[str, Any] | N
             with session.request(
                 method, f"{url}{path}", files=form, timeout=(3, ANSWER_S), stream=True, allow_redirects=False
             ) as response:
+                body = bytearray()
+                for part in response.iter_content(1 << 16):
+                    body += part
+                    if len(body) > _LIMIT:
+                        break
                 return Answer(
                     status=response.status_code,
                     is_json=response.headers.get("Content-Type", "").startswith("application/json"),
                     date=response.headers.get("Date"),
-                    body=next(response.iter_content(_LIMIT), b""),
+                    body=bytes(body),
                 )
     except (requests.RequestException, HTTPError) as error:
         raise Unavailable(f"{call}: {_reason(error)}") from error
@@ -756,7 +752,7 @@ def _scratch(folder: str) -> Iterator[str]:
     path = f"{folder}/.handoff-doctor-{secrets.token_hex(8)}"
     os.mkdir(path)
     try:
-        os.chmod(path, 0o2775)
+        os.chmod(path, FOLDER_MODE)
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
@@ -768,7 +764,7 @@ def _not_tried(name: str, why: str) -> Finding:
 
 def _missing(folders: Folders) -> str:
     missing = [path for path in (folders.input, folders.output) if not os.path.isdir(path)]
-    return f"{' and '.join(missing)} is not there" if missing else ""
+    return f"{' and '.join(missing)} not there" if missing else ""
 
 
 def _existing(path: str) -> str:
@@ -818,10 +814,6 @@ def _group(gid: int) -> str:
         return str(gid)
 
 
-def _show_bytes(size: int) -> str:
-    return f"{size / (1 << 30):.1f} GiB"
-
-
 def _list(names: list[str]) -> str:
     shown = ", ".join(ascii(name)[1:-1][:60] if not name.isprintable() else name[:60] for name in names[:3])
     return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")
@@ -831,8 +823,8 @@ def _reason(error: BaseException) -> str:
     """The innermost cause in a few words."""
     while error.__cause__ is not None or (error.args and isinstance(error.args[0], BaseException)):
         error = error.__cause__ or error.args[0]
-    reason = getattr(error, "reason", error)
-    text = getattr(error, "strerror", None) or str(reason) or type(error).__name__
+    reason = getattr(error, "reason", None) or error
+    text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
     return mask_urls(text)[:200]
 
 

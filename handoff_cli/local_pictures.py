@@ -13,7 +13,7 @@ from handoff.folders import FOLDER_MODE, Folders
 from watcher.pictures import Limits, Pictures
 
 
-def find_local(reference: str, folders: Folders) -> Path | None:
+def find_local(reference: str) -> Path | None:
     """The local file that a parameter's text names; None where it is a reference that the watcher understands.
 
     A file here goes before one of that name in `input/`. Raises Failure(MISSING_PICTURE) for a path that leads nowhere.
@@ -45,7 +45,8 @@ def upload(path: Path, folders: Folders) -> str:
         try:
             return Pictures(Path(folders.input), scratch).resolve(reference).name
         except Failure as failure:
-            raise Failure(failure.reason, **{**failure.details, "picture": str(path)}) from None
+            problem = failure.details.get("problem", failure.reason)
+            raise Failure(failure.reason, picture=str(path), problem=problem) from None
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from handoff.status import ErrorEntry, OutputEntry, StatusDocument
 
 _PIPED_WIDTH = 240  # columns of a table that no terminal limits
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-COLOURS = {
+STYLES: dict[str, str] = {
     Status.QUEUED: "cyan",
     Status.RUNNING: "blue",
     Status.SAVING: "blue",
@@ -63,7 +63,7 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold", show_header=any(columns))
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
@@ -72,7 +72,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) ->
 
 
 def show_status(status: Status) -> Text:
-    return Text(status, style=COLOURS.get(status, "red"))
+    return Text(status, style=STYLES.get(status, "red"))
 
 
 def show_seconds(seconds: float | None) -> str:
@@ -141,8 +141,7 @@ def describe(document: StatusDocument | Tombstone, position: int | None) -> str:
 
 def print_job(document: StatusDocument | Tombstone, id: str, position: int | None, folders: Folders) -> None:
     """The job's status, its results and what went wrong."""
-    style = COLOURS.get(Status(document.status), "red") if document.status in Status else ""
-    say(f"{id}: {describe(document, position)}", style)
+    say(f"{id}: {describe(document, position)}", STYLES.get(document.status, "red"))
     if isinstance(document, Tombstone):
         return
     if document.outputs:

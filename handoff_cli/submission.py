@@ -4,6 +4,7 @@ import os
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from handoff import timestamps
@@ -45,6 +46,9 @@ class Request:
     @property
     def fields(self) -> JsonObject:
         """The job fields that were given. Raises Stopped."""
+        for seconds in (self.queue_timeout_s, self.run_timeout_s):
+            if seconds is not None and not isfinite(seconds):
+                raise Stopped(Exit.USAGE, f"{seconds} is no number of seconds.")
         fields: JsonObject = {
             name: value
             for name in ("id", "priority", "queue_timeout_s", "run_timeout_s")
@@ -53,7 +57,7 @@ class Request:
         if self.overrides:
             fields["set"] = {name: _read_value(text) for name, text in _read_pairs("--set", self.overrides).items()}
         if self.metadata is not None:
-            fields["metadata"] = _read_json(self.metadata.encode(), "--metadata")
+            fields["metadata"] = _read_json(_encode(self.metadata), "--metadata")
         return fields
 
 
@@ -69,7 +73,7 @@ def submit(request: Request, *, waits: bool, wait_s: float | None, as_json: bool
     record = make_record(job, source=source, folders=folders)
     if publish(folders, record) == "replay":
         note(f"{record.id} is known already, with the same content: nothing was submitted again.")
-    elif not as_json:
+    elif waits:
         note(f"Submitted {record.id}.")
     if standstill := find_standstill(folders):
         warn(standstill)
@@ -86,13 +90,17 @@ def submit(request: Request, *, waits: bool, wait_s: float | None, as_json: bool
 def _make_job(request: Request, settings: Settings, catalogue: Catalogue) -> Job:
     if request.graph is not None:
         if request.workflow is not None or request.params:
-            raise Stopped(Exit.USAGE, "--graph takes a whole job: leave out WORKFLOW and -p, and change inputs with --set.")
+            raise Stopped(
+                Exit.USAGE, "--graph takes a whole job: leave out WORKFLOW and -p, and change inputs with --set."
+            )
         value = _read_job_file(request.graph)
         if request.fields:
             value = {**_with_fields(value, settings), **request.fields}
     else:
         if request.workflow is None:
-            raise Stopped(Exit.USAGE, "Which workflow? `handoff workflows list` shows them; --graph FILE takes a graph.")
+            raise Stopped(
+                Exit.USAGE, "Which workflow? `handoff workflows list` shows them; --graph FILE takes a graph."
+            )
         template = catalogue.get(request.workflow)
         value = {"workflow": template.name, "params": _read_params(request.params, template), **request.fields}
     return parse_job(value, default_workflow=settings.default_workflow)
@@ -116,6 +124,7 @@ def _read_params(texts: Sequence[str], template: Template) -> JsonObject:
 def _read_pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
     pairs: dict[str, str] = {}
     for text in texts:
+        _encode(text)
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise Stopped(Exit.USAGE, f"{option} {text}: write NAME=VALUE.")
@@ -128,9 +137,17 @@ def _read_pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
 def _read_value(text: str) -> JsonValue:
     """JSON where it is some (7, true, "7"), else the text itself."""
     try:
-        return decode(text.encode("utf-8", "surrogateescape"))
+        return decode(text.encode())
     except Failure:
         return text
+
+
+def _encode(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        shown = text.encode("utf-8", "backslashreplace").decode()
+        raise Stopped(Exit.USAGE, f"{shown} is not UTF-8 text; the terminal's encoding may be another one.") from None
 
 
 def _read_job_file(path: str) -> JsonValue:
@@ -177,7 +194,7 @@ def _upload_pictures(job: Job, catalogue: Catalogue, folders: Folders) -> Job:
     for name, value in job.params.items():
         if template.parameters[name].kind not in {Kind.IMAGE, Kind.MASK}:
             continue
-        path = find_local(str(value), folders)
+        path = find_local(str(value))
         if path is not None:
             params[name] = upload(path, folders)
     if params == job.params:

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from handoff import log
 from handoff.failures import EdgeError
 from handoff.status import StatusDocument
 
@@ -42,6 +43,8 @@ class Courier:
                 self._put(document)
             except EdgeError:
                 time.sleep(PAUSE_S)  # the bucket is away; the final status has an outbox of its own
+            except Exception:  # noqa: BLE001 - a courtesy may fail, and goes on with the next
+                log.get().exception("courier", id=document.id)
 
     def _next(self) -> StatusDocument | None:
         with self._condition:

@@ -55,7 +55,7 @@ class Delivery:
             comfyui=self.comfyui,
         )
         for output in collected.outputs:
-            self.journal.publish_output(output.source, record.id, output.name, record.token)
+            self.journal.publish_output(output.source, record.id, output.name, record.token, sha256=output.sha256)
         warnings = [messages.warn(key, self.language, **details) for key, details in collected.warnings]
         saving = document.follow(
             state.Event.GENERATED,

@@ -35,6 +35,7 @@ QUIET_S = 3.0  # after an unclear POST: how long ComfyUI may still be taking it 
 PROGRESS_S = 0.5  # how often a running job's status is written, at most
 LONG_S = 0.3  # a run shorter than this is not worth a status or an upload of its own
 SILENT_S = 2.0  # a prompt waits at ComfyUI and none of ours runs: time to look whether it still executes
+LISTEN_S = 1.0  # how long a first prompt waits for the websocket, which is but a hint
 STOP_S = 0.05  # after asking ComfyUI to stop a prompt
 
 
@@ -85,6 +86,8 @@ class Execution:
         self._by_prompt: dict[str, Live] = {}
         self._durations: dict[str, float] = {}
         self._closed = False
+        self._listening = False
+        self._listen_by = 0.0
 
     def __len__(self) -> int:
         """How many jobs ComfyUI has of ours."""
@@ -120,7 +123,7 @@ class Execution:
     def send_ready(self) -> None:
         while self._ready and not self._closed:
             live = self._ready[0]
-            if live.cancelled and not live.resend:
+            if live.cancelled:
                 self._ready.popleft()
                 self._handover.on_end(live, state.Event.CANCELLED, Failure(Reason.CANCELLED))
             elif self._may_send(alone=live.alone):
@@ -133,6 +136,7 @@ class Execution:
         present = [live.to_inside(self._durations.get(_kind_of(live.record))) for live in self._inside.values()]
         return (
             self._watch.usable
+            and (self._listening or time.monotonic() >= self._listen_by)
             and self._disk.trouble is None
             and decisions.may_send(present, alone=alone, window=self._settings.window)
         )
@@ -227,8 +231,10 @@ class Execution:
 
     def hear(self, event: Event) -> None:
         """A message of the websocket: something happened, or may have happened while nobody listened."""
-        if event.kind == "connected":
-            self.look_at_all()
+        if event.kind in ("connected", "lost"):
+            self._listening = event.kind == "connected"
+            if self._listening:
+                self.look_at_all()
             return
         live = self._by_prompt.get(event.prompt_id or "")
         if live is None:
@@ -239,6 +245,13 @@ class Execution:
         else:
             self._note_start(live)
             self._note_progress(live, event)
+
+    def start(self) -> None:
+        """ComfyUI was found up. Prompts that are sent before the websocket is open bring no progress: wait for it a moment."""
+        if not self._listening:
+            self._listen_by = time.monotonic() + LISTEN_S
+            self._loop.after(LISTEN_S, self.send_ready)
+        self.look_at_all()
 
     def look_at_all(self) -> None:
         """ComfyUI is there, perhaps again."""

@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from handoff import messages, timestamps
+from handoff import log, messages, timestamps
 from handoff.decode import BYTES, JsonObject, JsonValue, decode
 from handoff.durable import disk_errors, read_file
-from handoff.failures import Failure, Permanent, Reason, Transient, Unavailable
+from handoff.failures import EdgeError, Failure, NotPermitted, Permanent, Reason, Transient, Unavailable
 from handoff.job import Job, parse_job
 from handoff.spool.drops import NAME_LIMIT, Claim, Drops, TakenIn
 from handoff.spool.record import Record
@@ -73,6 +73,7 @@ class Later:
     claim: Claim
     why: str
     fetch: bool = False
+    error: EdgeError | None = None
 
 
 Outcome = Taken | Rejected | Later
@@ -115,6 +116,7 @@ class Intake:
         self._on_outcome = on_outcome
         self._growing: dict[str, _Growing] = {}
         self._waiting_since: dict[str, float] = {}
+        self._stuck: set[str] = set()
 
     @property
     def growing(self) -> set[str]:
@@ -141,11 +143,21 @@ class Intake:
         Raises Fenced, Unavailable.
         """
         for name in self._in_order({*names, *self._growing}):
-            self._look_at(name)
+            try:
+                self._look_at(name)
+            except (NotPermitted, OSError) as error:  # a name that cannot be moved harms only itself
+                self._name_once(name, error)
         if not self._growing:
             return None
         now = time.monotonic()
         return max(0.05, min(growing.since + self._settle_s - now for growing in self._growing.values()) + 0.01)
+
+    def _name_once(self, name: str, error: Exception) -> None:
+        if name not in self._stuck:
+            self._stuck.add(name)
+            log.get().error(
+                "left_alone", file=name, error=str(error), hint="the watcher may not move it: see `handoff doctor`"
+            )
 
     def _in_order(self, names: set[str]) -> list[str]:
         """Oldest first, so that what was dropped first is numbered first."""
@@ -216,18 +228,17 @@ class Intake:
         try:
             return Rejected(claim=claim, name=self._drops.reject(claim, failure, self._language), failure=failure)
         except Unavailable as error:
-            return Later(claim=claim, why=str(error))
+            return Later(claim=claim, why=str(error), error=error)
 
     def take(self, claim: Claim, *, may_fetch: bool) -> Outcome:
         """The steps of a claim, from wherever an earlier try, or a killed watcher, left off. Raises Fenced."""
         return self._take(claim, None, may_fetch=may_fetch)
 
     def _take(self, claim: Claim, hint: tuple[bytes, JsonObject] | None, *, may_fetch: bool) -> Outcome:
-        try:
-            status = os.lstat(self._drops.path(claim))
-        except FileNotFoundError:
-            status = None  # fenced off, or done: `take_in` tells
-        if status is not None and not stat.S_ISREG(status.st_mode):
+        status = self._drops.find(claim)
+        if status is None:  # done by an earlier try, and cleared away
+            return Taken(claim=claim, job=TakenIn(id="", inbox_name=None, record=None))
+        if not stat.S_ISREG(status.st_mode):
             return self._reject(claim, _judge_entry(claim.name, status, self._language) or Failure(Reason.NOT_A_JOB))
         try:
             job = self._read_job(claim, hint)
@@ -246,7 +257,7 @@ class Intake:
             failure = self._with_time(torn.failure)
             return self._wait(claim, self._settle_s, "is still being written", lambda _: failure)
         except (Unavailable, Transient) as error:
-            return Later(claim=claim, why=str(error))
+            return Later(claim=claim, why=str(error), error=error)
         except Failure as failure:
             return self._reject(claim, self._with_time(failure))
         self._waiting_since.pop(claim.stamp, None)

@@ -107,21 +107,35 @@ class Planner:
 
 
 def settle_models(plan: Plan, capabilities: Capabilities, language: messages.Language) -> Plan:
-    """Gives every open model parameter the only model there is, with a warning. Raises Failure(MODEL_NOT_CHOSEN)."""
+    """Gives every open model parameter the only model that fits all its places, with a warning.
+
+    Raises Failure(MODEL_NOT_CHOSEN): ComfyUI has none, or several.
+    """
     if not plan.open_models:
         return plan
-    graph = {node_id: {**node, "inputs": dict(node["inputs"])} for node_id, node in plan.graph.items()}
-    params, warnings = dict(plan.params), list(plan.warnings)
+    fitting: dict[str, tuple[str, ...]] = {}
     for model in plan.open_models:
         offered = choices(capabilities, model.class_type, model.input) or ()
-        if len(offered) != 1:
-            found = f"{len(offered)} of them: {', '.join(offered[:20])}" if offered else "none"
+        so_far = fitting.get(model.parameter, offered)
+        fitting[model.parameter] = tuple(name for name in offered if name in so_far)
+    graph = {node_id: {**node, "inputs": dict(node["inputs"])} for node_id, node in plan.graph.items()}
+    warnings = list(plan.warnings)
+    for model in plan.open_models:
+        names = fitting[model.parameter]
+        if len(names) != 1:
+            found = f"{len(names)} of them: {', '.join(names[:20])}" if names else "none"
             raise Failure(Reason.MODEL_NOT_CHOSEN, parameter=model.parameter, found=found, folder=model.folder)
-        graph[model.node]["inputs"][model.input] = offered[0]
-        if model.parameter not in params:
-            warnings.append(messages.warn("model_chosen", language, parameter=model.parameter, model=offered[0]))
-        params[model.parameter] = offered[0]
-    return plan.model_copy(update={"graph": graph, "params": params, "warnings": warnings, "open_models": []})
+        graph[model.node]["inputs"][model.input] = names[0]
+        warnings.append(messages.warn("model_chosen", language, parameter=model.parameter, model=names[0]))
+    chosen = {name: models[0] for name, models in fitting.items()}
+    return plan.model_copy(
+        update={
+            "graph": graph,
+            "params": {**plan.params, **chosen},
+            "warnings": list(dict.fromkeys(warnings)),
+            "open_models": [],
+        }
+    )
 
 
 def _draw_seed() -> int:

@@ -110,6 +110,7 @@ class Publication:
         def decide_and_conclude() -> None:
             if not decided:
                 decide()
+                live.decided = True  # a second decision must never be made, whatever the bucket does now
             self._delivery.conclude(record, document, job_document_put=put)
 
         if self._outbox.may_try(live.token, time.monotonic()):

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Literal
 
 from handoff import log, messages
-from handoff.failures import Failure, Unavailable
+from handoff.failures import DiskUnavailable, EdgeError, Failure, Unavailable
 from handoff.folders import Folders
 from handoff.settings import WatcherSettings
 from handoff.spool.drops import Claim, Drops
@@ -81,6 +81,8 @@ class Reception:
         """What this watcher put into the inbox itself, until the event that tells of it."""
         self._looking = False
         self._timer: Timer | None = None
+        self._in_hand: set[str] = set()
+        """Stamps of claims that a pool works on: never twice at once."""
         self._later: dict[str, Claim] = {}
         self._unsettled: list[Claim] = []
         self._strangers: set[str] = set()
@@ -99,8 +101,9 @@ class Reception:
     def resume_claims(self) -> None:
         """Goes on with drops that were claimed and not finished: by a killed watcher, or by one that was taken over."""
         for claim in self._drops.claims():
-            self._later[claim.stamp] = claim
-            self._take(claim, may_fetch=False)
+            if claim.stamp not in self._later and claim.stamp not in self._in_hand:
+                self._later[claim.stamp] = claim
+                self._take(claim, may_fetch=False)
 
     def close(self) -> None:
         """Takes in nothing more."""
@@ -209,7 +212,7 @@ class Reception:
             for name in batch:
                 del self._names[name]
             self._looking = True
-            self._loop.spawn("intake", lambda: self._intake.look(batch), self._looked, self._failed)
+            self._loop.spawn("intake", lambda: self._intake.look(batch), self._looked, self._not_looked)
 
     def _looked(self, again_s: float | None) -> None:
         self._looking = False
@@ -218,9 +221,12 @@ class Reception:
         elif again_s is not None:
             self._timer = self._loop.after(again_s, lambda: self._look(()))
 
-    def _failed(self, error: BaseException) -> None:
+    def _not_looked(self, error: BaseException) -> None:
         self._looking = False
-        if isinstance(error, Unavailable):
+        self._failed(error)
+
+    def _failed(self, error: BaseException) -> None:
+        if isinstance(error, DiskUnavailable):
             self._disk.report(error)
         elif isinstance(error, Exception) and not isinstance(error, Fenced):
             self._log.error("intake_failed", exc_info=error)
@@ -232,12 +238,22 @@ class Reception:
         self._loop.spawn("intake", lambda: self._intake.reject(name, failure), lambda _: None, self._failed)
 
     def _take(self, claim: Claim, *, may_fetch: bool) -> None:
+        if claim.stamp in self._in_hand:
+            return
+        self._in_hand.add(claim.stamp)
         pool = "fetch" if may_fetch else "intake"
         work = partial(self._intake.take, claim, may_fetch=may_fetch)
-        self._loop.spawn(pool, work, self._take_outcome, self._failed)
+        self._loop.spawn(pool, work, self._take_outcome, partial(self._not_taken, claim))
+
+    def _not_taken(self, claim: Claim, error: BaseException) -> None:
+        """Whatever it was, the claim lies where it lay, and is taken up again."""
+        self._in_hand.discard(claim.stamp)
+        self._failed(error)
+        self._loop.after(LATER_S, partial(self._take_later, claim))
 
     def _take_outcome(self, outcome: Outcome) -> None:
         claim = outcome.claim
+        self._in_hand.discard(claim.stamp)
         match outcome:
             case Taken(job=job):
                 self._later.pop(claim.stamp, None)
@@ -256,7 +272,9 @@ class Reception:
             case Later(fetch=True):
                 self._later[claim.stamp] = claim
                 self._take(claim, may_fetch=True)
-            case Later(why=why):
+            case Later(why=why, error=error):
+                if isinstance(error, DiskUnavailable):
+                    self._disk.report(error)
                 if claim.stamp not in self._later:
                     self._log.info("later", file=claim.name, why=why)
                 self._later[claim.stamp] = claim
@@ -278,8 +296,9 @@ class Reception:
         )
 
     def _not_settled(self, claims: list[Claim], error: BaseException) -> None:
-        if not isinstance(error, Unavailable):
+        if not isinstance(error, EdgeError):
             raise error
-        self._disk.report(error)
+        if isinstance(error, DiskUnavailable):
+            self._disk.report(error)
         for claim in claims:
             self._settle(claim)

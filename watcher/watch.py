@@ -9,7 +9,7 @@ from handoff.failures import EdgeError
 from handoff.folders import Folders
 from handoff.log import get as _log
 from handoff.settings import WatcherSettings, make_folders
-from handoff.spool.seat import Fenced, Seat
+from handoff.spool.seat import Fenced, Seat, SecondWatcher
 from handoff.stores.contract import Store
 from handoff.stores.opening import open_store
 from watcher.decisions import backoff
@@ -40,6 +40,8 @@ def watch(settings: WatcherSettings) -> None:
         except Fenced:
             _log().error("fenced", watcher=seat.wid, hint="another watcher took the jobs over; starting anew")
             worker.abandon()
+        except SecondWatcher:
+            raise
         except Exception:  # noqa: BLE001 - a mistake of this program may cost a moment, never a job: all that is known is on disk
             failures += 1
             _log().exception("bug", hint="starting anew; please report this")

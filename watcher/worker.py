@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from handoff import documents, log, state, timestamps
-from handoff.failures import DiskUnavailable, EdgeError, Failure, Reason, Unavailable
+from handoff.failures import DiskUnavailable, EdgeError, Failure, NotPermitted, Reason, Unavailable
 from handoff.job import parse_job, prompt_id
 from handoff.settings import WatcherSettings
 from handoff.spool import lease, publisher, takeover
@@ -261,7 +261,7 @@ class Worker:
             if isinstance(entry, Template) and not lacks(entry.graph, capabilities)
         ]
         self._tasks.aside("files", lambda: self._peers.publish(capabilities, workflows))
-        self._execution.look_at_all()
+        self._execution.start()
 
     def _disk_recovered(self) -> None:
         self._reception.scan()
@@ -304,6 +304,8 @@ class Worker:
         match error:
             case DiskUnavailable():
                 self._disk.report(error)
+            case NotPermitted():
+                self._log.error("not_permitted", id=live.id, error=str(error))
             case EdgeError() if live.phase in (Phase.MIRROR, Phase.CONCLUDE):
                 self._publication.report_failure(live, error)
                 return
@@ -456,9 +458,7 @@ class Worker:
             published = None
         if published is not None and not _is_of(record, published):
             published = None
-        self._log.info(
-            "resumed", id=record.id, attempt=record.attempt, status=published.status if published else None
-        )
+        self._log.info("resumed", id=record.id, attempt=record.attempt, status=published.status if published else None)
         if published is not None and published.done:
             live.document, live.phase, live.decided = published, Phase.CONCLUDE, True
         elif published is not None and published.status is Status.SAVING and published.attempt == record.attempt:

@@ -1,17 +1,14 @@
-"""Compares a template with what a ComfyUI says of its nodes (GET /object_info), and chooses models from it. Pure.
+"""Compares a template with what a ComfyUI says of its nodes (GET /object_info). Pure.
 
 `check` finds what ComfyUI 0.33 would refuse with 400, and what it would accept and ignore: surplus inputs, a plain value where
 a link is wanted. Descriptions come from custom nodes, too: what is not understood is not judged.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from handoff.decode import excerpt
-from handoff.failures import Failure, Reason
 from handoff.messages import nearest
-from workflows.filling import OpenModel
 from workflows.parameter import Kind, Parameter, Place
 from workflows.template import Template, is_link
 
@@ -69,25 +66,6 @@ def check(template: Template, object_info: Mapping[str, Any]) -> list[str]:
     if not saves:
         problems.append("no node saves or shows anything: ComfyUI refuses a graph without outputs")
     return problems
-
-
-def choose_models(models: Sequence[OpenModel], object_info: Mapping[str, Any]) -> dict[str, str]:
-    """For every parameter of `Filled.models` the only model that fits all its places.
-
-    Raises Failure: model_not_chosen, where ComfyUI has none or several.
-    """
-    fitting: dict[str, list[str]] = {}
-    for model in models:
-        described = object_info.get(model.class_type)
-        found = _read_inputs(described).get(model.place.input) if isinstance(described, Mapping) else None
-        names = [name for name in (found.choices if found else None) or () if isinstance(name, str)]
-        fitting[model.parameter] = [name for name in names if name in fitting.get(model.parameter, names)]
-    for model in models:
-        names = fitting[model.parameter]
-        if len(names) != 1:
-            said = excerpt(f"{len(names)} that fit: {', '.join(names[:30])}", 300) if names else "none that fits"
-            raise Failure(Reason.MODEL_NOT_CHOSEN, parameter=model.parameter, found=said, folder=model.folder)
-    return {parameter: names[0] for parameter, names in fitting.items()}
 
 
 def _name(template: Template, node_id: str) -> str:

@@ -8,14 +8,14 @@ kill; doing the same steps again then finishes it once.
 import json
 import os
 import secrets
-import stat
+import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from handoff import durable, timestamps
-from handoff.failures import Failure, Reason
+from handoff.failures import Failure, Permanent, Reason
 from handoff.job import derive_id, inbox_name, submission_token
 from handoff.messages import Language
 from handoff.spool import reservations
@@ -25,6 +25,8 @@ from handoff.status import describe_failure
 
 NAME_LIMIT = 200  # bytes of a job file's name; longer ones are rejected, as the names made from it would not fit
 _FOLDER_LIMIT = 255  # bytes, the usual limit of a name in a folder
+_REASON = ".reason.json"
+_REASON_LIMIT = 1 << 20
 _TIME = "%Y%m%dT%H%M%S%f"
 
 
@@ -63,6 +65,7 @@ class Drops:
     def __init__(self, seat: Seat) -> None:
         self._seat = seat
         self._folders = seat.folders
+        self._publishing = threading.Lock()
 
     def claim(self, name: str) -> Claim | None:
         """Takes a file out of `input/`. None: somebody else did. Raises Fenced, Unavailable."""
@@ -80,6 +83,16 @@ class Drops:
     def path(self, claim: Claim) -> str:
         return f"{self._seat.path}/{claim.file_name}"
 
+    def find(self, claim: Claim) -> os.stat_result | None:
+        """The claimed entry itself, no link followed; None when it was finished and cleared away. Raises Fenced."""
+        with self._seat.power():
+            try:
+                return os.lstat(self.path(claim))
+            except FileNotFoundError:
+                if not self._seat.held():
+                    raise
+                return None
+
     def claims(self) -> list[Claim]:
         """What lies claimed and was not finished, in the order of its arrival."""
         with self._seat.power():
@@ -87,42 +100,55 @@ class Drops:
         parts = [name.removeprefix("c-").partition("~") for name in names]
         return [Claim(stamp=stamp, name=name) for stamp, _, name in parts]
 
-    def is_taken_in(self, claim: Claim, id: str | None) -> bool:
-        """Whether the id that the file itself names is already this claim's."""
-        if id is None:
-            return False
-        holder = reservations.find(self._folders, id)
-        return holder is not None and holder.token == claim.token
-
     def take_in(self, claim: Claim, *, id: str | None, sha256: str, make: Callable[[str], Record]) -> TakenIn:
         """Makes one job of a claim. `make(id)` gives its record, resolved and with attempt 0; it may raise Failure.
 
         Raises Failure(ID_TAKEN), Fenced, Unavailable. May be called again after any of them, and after a kill.
         """
-        token = claim.token
-        made = f"{self._seat.path}/b-{token}"
+        made = f"{self._seat.path}/b-{claim.token}"
         with self._seat.power():
             while True:
-                # `b-` first, `c-` second: a taker moves them the other way round
-                record = Record.find(made)
+                record, wanted = self._find_made(claim, id, sha256)
+                if isinstance(wanted, TakenIn):
+                    return wanted
                 if record is None:
-                    if not os.path.lexists(self.path(claim)):
-                        raise Fenced
-                    found = self._find_id(claim, id, sha256)
-                    if isinstance(found, TakenIn):
-                        return found
-                    record = make(found)
-                    scratch = f"{self._seat.path}/t-{token}"
-                    durable.write_file(scratch, record.to_bytes())
-                    durable.replace(scratch, made, durable=False)  # the fsync of the inode is what the link needs
-                with durable.disk_errors(self._folders.ids):
-                    reserved = reservations.reserve(self._folders, made, id=record.id, token=token)
-                    if not reserved:
-                        os.unlink(made)
+                    record = make(wanted)  # may take long: what was found before it is found again behind it
+                with self._publishing:
+                    before, still_wanted = self._find_made(claim, id, sha256)
+                    if before is None and still_wanted != wanted:
                         continue
-                    name = inbox_name(record.rank, token)
-                    os.rename(made, f"{self._folders.inbox}/{name}")
-                return TakenIn(id=record.id, inbox_name=name, record=record)
+                    if before is None:
+                        self._write_made(record, made)
+                    if taken := self._publish(before or record, made):
+                        return taken
+
+    def _find_made(self, claim: Claim, id: str | None, sha256: str) -> tuple[Record | None, str | TakenIn]:
+        """The job that an earlier try made of the claim; else the id to make it with, or what tells that it is out."""
+        # `b-` first, `c-` second: a taker moves them the other way round
+        record = Record.find(f"{self._seat.path}/b-{claim.token}")
+        if record is not None:
+            return record, record.id
+        if not os.path.lexists(self.path(claim)):
+            if not self._seat.held():
+                raise Fenced
+            return None, TakenIn(id=id or "", inbox_name=None, record=None)  # done, and cleared away
+        return None, self._find_id(claim, id, sha256)
+
+    def _write_made(self, record: Record, made: str) -> None:
+        """The fsync comes before the link, since the reservation is the same file."""
+        scratch = f"{self._seat.path}/t-{record.token}"
+        durable.write_file(scratch, record.to_bytes())
+        durable.replace(scratch, made, durable=False)
+
+    def _publish(self, record: Record, made: str) -> TakenIn | None:
+        """Reserves the id and puts the job into the inbox, which happens exactly once. None: the id was just taken."""
+        with durable.disk_errors(self._folders.ids):
+            if not reservations.reserve(self._folders, made, id=record.id, token=record.token):
+                os.unlink(made)
+                return None
+            name = inbox_name(record.rank, record.token)
+            os.rename(made, f"{self._folders.inbox}/{name}")
+        return TakenIn(id=record.id, inbox_name=name, record=record)
 
     def _find_id(self, claim: Claim, id: str | None, sha256: str) -> str | TakenIn:
         """The id to use, or what tells that this claim is already out."""
@@ -150,51 +176,48 @@ class Drops:
                     os.unlink(self.path(claim))
 
     def reject(self, claim: Claim, failure: Failure, language: Language) -> str:
-        """Moves a claim to `rejected/`, bytes untouched, beside the reason. Returns its name there."""
-        source = self.path(claim)
+        """Moves a claim to `rejected/`, bytes untouched, beside the reason. Returns its name there.
+
+        The reason goes first, by a link that refuses a taken name: that reserves the name for this claim. It is a rename
+        that moves the drop itself: links to other users' files, and to folders, are refused (fs.protected_hardlinks).
+        """
         with self._seat.power(), durable.disk_errors(self._folders.rejected):
-            status = os.stat(source, follow_symlinks=False)
-            for name in _free_names(_cut(claim.name, _FOLDER_LIMIT - len(".reason.json") - 5)):
+            scratch = f"{self._seat.path}/t-{claim.token}"
+            durable.write_file(scratch, _describe(claim, failure, language))
+            for name in _free_names(_cut(claim.name, _FOLDER_LIMIT - len(_REASON) - 5)):
                 target = f"{self._folders.rejected}/{name}"
-                if _is_another(target, status):
-                    continue
-                self._write_reason(claim, failure, language, f"{target}.reason.json")
-                if _move(source, target, status):
-                    durable.sync_folder(self._folders.rejected)
-                    return name
-        raise AssertionError("there is always another name")
+                if self._reserve_name(scratch, target, claim):
+                    break
+            with suppress(FileNotFoundError):  # moved by an earlier try
+                os.rename(self.path(claim), target)
+            os.unlink(scratch)
+            durable.sync_folder(self._folders.rejected)
+            return name
 
-    def _write_reason(self, claim: Claim, failure: Failure, language: Language, path: str) -> None:
-        error = describe_failure(failure, language)
-        reason = {
-            "schema": 1,
-            "file": _printable(claim.name),
-            "rejected_at": timestamps.to_text(timestamps.now()),
-            **error.model_dump(by_alias=True),
-        }
-        data = json.dumps(reason, ensure_ascii=False, indent=2).encode() + b"\n"
-        durable.publish(data, f"{self._seat.path}/t-{claim.token}", path)
-
-
-def _is_another(path: str, status: os.stat_result) -> bool:
-    try:
-        return not os.path.samestat(os.stat(path, follow_symlinks=False), status)
-    except FileNotFoundError:
-        return False
-
-
-def _move(source: str, target: str, status: os.stat_result) -> bool:
-    """False: the name is taken. A folder cannot be linked, so it is renamed, which replaces at most an empty folder."""
-    if stat.S_ISDIR(status.st_mode):
-        os.rename(source, target)
-        return True
-    try:
-        os.link(source, target, follow_symlinks=False)
-    except FileExistsError:
-        if _is_another(target, status):
+    def _reserve_name(self, reason: str, target: str, claim: Claim) -> bool:
+        try:
+            if not os.path.lexists(target):
+                os.link(reason, f"{target}{_REASON}")
+                return True
+        except FileExistsError:
+            pass
+        try:
+            said = json.loads(durable.read_file(f"{target}{_REASON}", _REASON_LIMIT))
+        except (OSError, Permanent, ValueError):
             return False
-    os.unlink(source)
-    return True
+        return isinstance(said, dict) and said.get("claim") == claim.stamp
+
+
+def _describe(claim: Claim, failure: Failure, language: Language) -> bytes:
+    error = describe_failure(failure, language)
+    reason = {
+        "schema": 1,
+        "file": _printable(claim.name),
+        "claim": claim.stamp,
+        "rejected_at": timestamps.to_text(timestamps.now()),
+        **error.model_dump(by_alias=True),
+    }
+    return json.dumps(reason, ensure_ascii=False, indent=2).encode() + b"\n"
 
 
 def _free_names(name: str) -> Iterable[str]:

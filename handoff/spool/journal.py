@@ -55,7 +55,8 @@ class Journal:
             for name in sorted(os.listdir(self._seat.path)):
                 if name.startswith("r-"):
                     with suppress(UnreadableDocument):
-                        found.append(Record.read(f"{self._seat.path}/{name}"))
+                        record = Record.find(f"{self._seat.path}/{name}")
+                        found += [record] if record is not None else []  # None: filed meanwhile
         return found
 
     # the live job
@@ -65,7 +66,8 @@ class Journal:
         with self._seat.power():
             scratch = f"{self._seat.path}/t-{record.token}"
             durable.publish(record.to_bytes(), scratch, self._seat.record_path(record.token))
-            durable.sync_folder(self._folders.ids)
+            with durable.disk_errors(self._folders.ids):
+                durable.sync_folder(self._folders.ids)
 
     def make_work_folder(self, record: Record) -> str:
         """Where ComfyUI writes this attempt, relative to `output/`; made here so that its group may write to it."""
@@ -88,22 +90,28 @@ class Journal:
     def publish_status(self, document: StatusDocument, token: str, *, durable_write: bool) -> None:
         """Replaces `status.json`. `running` and progress promise nothing and may do without the fsync."""
         self._publish(document.id, "status.json", document.to_bytes(), token, durable_write=durable_write)
+        if document.done:  # also where a killed predecessor made the folder
+            with durable.disk_errors(self._folders.output):
+                durable.sync_folder(self._folders.output)
         self.announce(document.id)
 
     def publish_job_document(self, id: str, data: bytes, token: str) -> None:
         self._publish(id, "job.json", data, token, durable_write=True)
 
-    def publish_output(self, source: str, id: str, name: str, token: str) -> None:
-        """Gives a verified, fsynced file of the attempt's work folder its public name. May be done again at any time.
+    def publish_output(self, source: str, id: str, name: str, token: str, *, sha256: str) -> None:
+        """Gives a verified, flushed file its public name; may be done again at any time.
 
         The folder is not flushed: the status that names the output goes into the same folder, and is.
         """
+        scratch = f"{self._seat.pen}/{token}-{name}"
         with self._seat.power(), durable.disk_errors(self._folders.job(id)):
-            self._make_job_folder(id)
-            scratch = f"{self._seat.pen}/{token}-{name}"
             with suppress(FileNotFoundError):
                 os.unlink(scratch)
-            os.link(source, scratch, follow_symlinks=False)
+            try:
+                os.link(source, scratch, follow_symlinks=False)
+            except PermissionError:  # fs.protected_hardlinks: it is another user's, whose group may not write it
+                durable.copy_file(source, scratch, sha256=sha256)
+            self._make_job_folder(id)
             os.rename(scratch, f"{self._folders.job(id)}/{name}")
             # between two names of one file a rename does nothing, and the first name stays
             with suppress(FileNotFoundError):
@@ -146,14 +154,15 @@ class Journal:
                     shutil.rmtree(path, ignore_errors=True)
 
     def _publish(self, id: str, name: str, data: bytes, token: str, *, durable_write: bool) -> None:
+        """The pen first: a watcher that was fenced off leaves nothing to be seen, not even an empty folder."""
+        scratch = f"{self._seat.pen}/{token}-{name}"
         with self._seat.power():
+            durable.write_file(scratch, data, durable=durable_write)
             self._make_job_folder(id)
-            scratch = f"{self._seat.pen}/{token}-{name}"
-            durable.publish(data, scratch, f"{self._folders.job(id)}/{name}", durable=durable_write)
+            durable.replace(scratch, f"{self._folders.job(id)}/{name}", durable=durable_write)
 
     def _make_job_folder(self, id: str) -> None:
         path = self._folders.job(id)
         with durable.disk_errors(path), suppress(FileExistsError):
             os.mkdir(path)
             os.chmod(path, FOLDER_MODE)
-            durable.sync_folder(self._folders.output)

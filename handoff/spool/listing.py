@@ -12,12 +12,13 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, islice
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from handoff import durable, timestamps
-from handoff.documents import UnreadableDocument
-from handoff.failures import Permanent
+from handoff.documents import Document, UnreadableDocument
+from handoff.failures import Permanent, Unavailable
 from handoff.folders import Folders
 from handoff.job import inbox_name, inbox_token, is_id
 from handoff.spool import lease
@@ -28,6 +29,7 @@ from handoff.status import ComfyUIEntry, StatusDocument
 FRESH_S = 10.0  # a beat comes every 2 s; one that is older than this was not made by a watcher that works
 MOST_READ = 20_000  # documents that one listing opens, whatever its filters let through
 _RECORD_LIMIT = 64 << 20
+_Document = TypeVar("_Document", bound=Document)
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
@@ -37,11 +39,12 @@ _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 def find_status(folders: Folders, id: str) -> StatusDocument | Tombstone | None:
     """What is known of a job now: its status document, or, while it waits, the one that follows from its reservation.
 
-    A tombstone is the final word on a job that retention removed. None: nobody knows this id. Raises UnreadableDocument.
+    A tombstone is the final word on a job that retention removed. None: nobody knows this id.
+    Raises UnreadableDocument, as everything here does, and Unavailable for a folder that cannot be listed.
     """
     if not is_id(id):
         return None
-    published = StatusDocument.find(folders.status(id))
+    published = _find(StatusDocument, folders.status(id))
     if published is not None:
         return published
     reserved = _find_reservation(folders, id)
@@ -51,14 +54,14 @@ def find_status(folders: Folders, id: str) -> StatusDocument | Tombstone | None:
 def find_record(folders: Folders, id: str) -> Record | None:
     """The newest journal of a job: where it is finished, live or waiting, else as it was reserved.
 
-    None for an unknown id and for a tombstone. Raises UnreadableDocument.
+    None for an unknown id and for a tombstone.
     """
     found = locate(folders, id)
     return None if found is None else _find_record(found)
 
 
 def locate(folders: Folders, id: str) -> str | None:
-    """The path of the newest record of a job, which tells where in the spool it is. Raises UnreadableDocument."""
+    """The path of the newest record of a job, which tells where in the spool it is."""
     if not is_id(id):
         return None
     for _ in range(2):  # it may move on while one place after the other is looked at
@@ -111,8 +114,8 @@ def _find_reservation(folders: Folders, id: str) -> Record | Tombstone | None:
         data = durable.read_file(path, _RECORD_LIMIT)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except Permanent as error:
-        raise UnreadableDocument(str(error)) from None
+    except (Permanent, OSError) as error:
+        raise UnreadableDocument(f"{path} cannot be read: {error}") from None
     try:
         return _check(Record.from_bytes(data, path), path)
     except UnreadableDocument as error:
@@ -122,8 +125,15 @@ def _find_reservation(folders: Folders, id: str) -> Record | Tombstone | None:
 
 
 def _find_record(path: str) -> Record | None:
-    record = Record.find(path)
+    record = _find(Record, path)
     return None if record is None else _check(record, path)
+
+
+def _find(kind: type[_Document], path: str) -> _Document | None:
+    try:
+        return kind.find(path)
+    except OSError as error:
+        raise UnreadableDocument(f"{path} cannot be read: {error.strerror}") from None
 
 
 def _check(record: Record, path: str) -> Record:
@@ -211,15 +221,15 @@ class _Look:
         self.opened += 1
         try:
             return _find_record(path)
-        except (UnreadableDocument, OSError) as error:
+        except UnreadableDocument as error:
             self.unreadable.append(str(error))
             return None
 
     def _status(self, id: str) -> StatusDocument | None:
         self.opened += 1
         try:
-            return StatusDocument.find(self.folders.status(id))
-        except (UnreadableDocument, OSError) as error:
+            return _find(StatusDocument, self.folders.status(id))
+        except UnreadableDocument as error:
             self.unreadable.append(str(error))
             return None
 
@@ -263,6 +273,8 @@ def _names(folder: str) -> list[str]:
         return os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        raise Unavailable(f"cannot list {folder}: {error.strerror}") from error
 
 
 def _text(value: object) -> str | None:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from handoff import durable
 from handoff.documents import UnreadableDocument
-from handoff.failures import Failure, Reason
+from handoff.failures import DiskUnavailable, Failure, Reason
 from handoff.folders import Folders
 from handoff.job import inbox_name
 from handoff.spool import reservations
@@ -42,7 +42,13 @@ def publish(folders: Folders, record: Record) -> Literal["new", "replay"]:
             with durable.disk_errors(folders.ids):
                 reserved = reservations.reserve(folders, temporary, id=record.id, token=record.token)
         except FileNotFoundError:  # swept while this process slept
+            if not os.path.isdir(folders.ids):
+                raise
             continue
+        except DiskUnavailable:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
         if reserved:
             _finish(folders, record)
             return "new"
@@ -80,21 +86,29 @@ def sweep(folders: Folders) -> int:
     First out of the publisher's reach, then the look: a live but slow publisher could link its id in between.
     """
     swept = 0
-    with os.scandir(folders.tmp) as entries:
-        old = [
-            entry.name for entry in entries if time.time() - entry.stat(follow_symlinks=False).st_mtime > SWEEP_AFTER_S
-        ]
-    for name in old:
+    for name in os.listdir(folders.tmp):
         token = name.removesuffix(_SWEPT)
         path = f"{folders.tmp}/{token}{_SWEPT}"
         with suppress(FileNotFoundError):
-            if not name.endswith(_SWEPT):
+            if time.time() - os.stat(f"{folders.tmp}/{name}", follow_symlinks=False).st_mtime <= SWEEP_AFTER_S:
+                continue
+            if name != f"{token}{_SWEPT}":
                 os.rename(f"{folders.tmp}/{name}", path)
-            record = Record.read(path)
-            holder = reservations.find(folders, record.id)
-            if holder is not None and holder.token == record.token:
-                _finish(folders, record)
-            else:
-                os.unlink(path)
+            _clear_up(folders, path)
             swept += 1
     return swept
+
+
+def _clear_up(folders: Folders, path: str) -> None:
+    try:
+        record = Record.read(path)
+    except UnreadableDocument:
+        # cut off while it was written, and so never linked to an id; or of a newer version, which is left to it
+        if os.lstat(path).st_nlink == 1:
+            os.unlink(path)
+        return
+    holder = reservations.find(folders, record.id)
+    if holder is not None and holder.token == record.token:
+        _finish(folders, record)
+    else:
+        os.unlink(path)

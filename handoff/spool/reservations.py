@@ -1,5 +1,6 @@
 """Who has an id. `ids/<id>` is made by link(2) and never replaced while the job lives, so looking once is enough."""
 
+import errno
 import os
 from dataclasses import dataclass
 
@@ -40,8 +41,12 @@ def find(folders: Folders, id: str) -> Reservation | None:
             holder = _Holder.model_validate_json(read_file(path, _LIMIT))
         except (FileNotFoundError, NotADirectoryError):
             continue
-        except (Permanent, ValidationError):
+        except (Permanent, ValidationError, PermissionError):
             return Reservation(token=None, sha256=None)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                return Reservation(token=None, sha256=None)
+            raise
         known = path == folders.reservation(id)
         return Reservation(
             token=holder.token if known else None, sha256=holder.sha256, finished=holder.finished_at is not None

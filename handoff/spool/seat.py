@@ -18,6 +18,8 @@ from handoff.failures import EdgeError
 from handoff.folders import FOLDER_MODE, Folders
 from handoff.spool import lease
 
+_JOBS = ("c-", "b-", "r-", "from-")  # what a watcher that leaves may not take with it
+
 
 class Fenced(Exception):  # noqa: N818
     """Another watcher took this one's jobs over. Forget everything and start again as a new one."""
@@ -52,6 +54,7 @@ class Seat:
             os.rename(starting, self.path)
         for _ in range(30):
             if (rival := self._find_rival()) is None:
+                self.beat({})  # from here on one that starts later sees that this one stays
                 return
             time.sleep(0.1)  # one that is just leaving
         self.leave()
@@ -91,10 +94,16 @@ class Seat:
         return f"{self.path}/r-{token}"
 
     def leave(self) -> None:
-        """Ends this run. What is still unfinished stays in the folder, unlocked, for the next watcher."""
+        """Ends this run. What is unfinished stays in the folder, unlocked, for the next watcher.
+
+        Only `rmdir` may judge that nothing is left: a job may still come in after a look.
+        """
         with suppress(OSError):
-            if not any(name.startswith(("c-", "b-", "r-", "from-")) for name in os.listdir(self.path)):
-                shutil.rmtree(self.path)
+            names = os.listdir(self.path)
+            if not any(name.startswith(_JOBS) for name in names):
+                for name in sorted(names, key="lease".__eq__):
+                    os.unlink(f"{self.path}/{name}")
+                os.rmdir(self.path)
                 shutil.rmtree(self.pen)
         self.lease.close()
 

@@ -10,10 +10,11 @@ import shutil
 import time
 from contextlib import suppress
 
-from handoff.durable import sync_folder
+from handoff.durable import disk_errors, sync_folder
 from handoff.spool import lease
-from handoff.spool.seat import Fenced, Seat, other_watchers
+from handoff.spool.seat import Fenced, Seat, SecondWatcher, other_watchers
 
+AGAIN_S = 0.05
 STARTING_S = 60.0  # a watcher that has not finished starting by then died while it did
 
 
@@ -26,7 +27,11 @@ class DeathWatch:
         self._seen: dict[str, tuple[int | None, float]] = {}
 
     def find_dead(self, now: float) -> list[str]:
-        """The ids of watchers proved dead. `now`: monotonic seconds. Raises Fenced when this one was taken over itself."""
+        """The ids of watchers proved dead. `now`: monotonic seconds.
+
+        Raises Fenced when this one was taken over itself, SecondWatcher when an older one on another machine serves the
+        same ComfyUI.
+        """
         with self._seat.power():
             others = other_watchers(self._seat.folders, self._seat.wid)
         dead = [wid for wid in others if self._is_dead(wid, now)]
@@ -41,6 +46,10 @@ class DeathWatch:
             return True
         beat = None if text is None else text.beat
         last, since = self._seen.get(wid, (None, now))
+        if text is not None and text.server == mine.server and last not in (None, beat) and text.beat > mine.beat:
+            raise SecondWatcher(
+                f"a watcher on another machine ({wid}) already serves {mine.server}; give this one a HANDOFF_WATCHER_NAME"
+            )
         if wid not in self._seen or last != beat:
             self._seen[wid] = (beat, now)
             return False
@@ -68,30 +77,44 @@ def finish_takeovers(seat: Seat) -> None:
 
     Before anything else: a job that was worked on earlier could be journalled twice or never come to rest.
     """
-    with seat.power():
+    with seat.power(), disk_errors(seat.path):
         while folders := sorted(name for name in os.listdir(seat.path) if name.startswith("from-")):
-            for name in folders:
-                _finish_takeover(seat, name)
+            emptied = [_finish_takeover(seat, name) for name in folders]
+            if not all(emptied):
+                time.sleep(AGAIN_S)
         sync_folder(seat.path)
 
 
-def _finish_takeover(seat: Seat, name: str) -> None:
+def _finish_takeover(seat: Seat, name: str) -> bool:
+    """False: something came in meanwhile, since its owner may use the folder until it is gone. Come by again."""
     folder = f"{seat.path}/{name}"
     _remove_pen(seat, name.removeprefix("from-"))  # from here on that watcher cannot publish a status
     names = os.listdir(folder)
     # `c-` before `b-`: otherwise its owner could see a claim without the job made of it, and take it in again
-    for prefix in ("c-", "b-", "r-"):
+    for prefix in ("c-", "b-", "r-", "from-"):
         for entry in names:
             if entry.startswith(prefix):
-                os.rename(f"{folder}/{entry}", f"{seat.path}/{entry}")
+                with suppress(FileNotFoundError):
+                    os.rename(f"{folder}/{entry}", f"{seat.path}/{entry}")
     for entry in names:
-        if entry.startswith("from-"):
-            os.rename(f"{folder}/{entry}", f"{seat.path}/{entry}")
-        elif not entry.startswith(("c-", "b-", "r-")):
-            with suppress(FileNotFoundError):
-                os.unlink(f"{folder}/{entry}")
-    with suppress(OSError):  # not empty: something arrived meanwhile; the caller comes by again
+        if not entry.startswith(("c-", "b-", "r-", "from-")):
+            _remove(f"{folder}/{entry}")
+    try:
         os.rmdir(folder)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+    except (IsADirectoryError, PermissionError):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _remove_pen(seat: Seat, wid: str) -> None:
@@ -102,7 +125,7 @@ def _remove_pen(seat: Seat, wid: str) -> None:
             return
         if not seat.held():
             raise Fenced
-        time.sleep(0.05)
+        time.sleep(AGAIN_S)
 
 
 def clear_leftovers(seat: Seat) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +15,21 @@ from tests.e2e.volume import Volume
 from tests.servers.simulator import Simulator, start_simulator
 from tests.servers.watcher import Watcher, start_watcher
 
+LOG_TAIL = 6_000  # characters of each watcher's log beside a failed test
 SETTLE_S = 3.0
 PICTURE_WAIT_S = 4.0
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if call.when == "call" and report.failed:
+        arguments = getattr(item, "funcargs", {})
+        volume = arguments["house"].volume if "house" in arguments else arguments.get("volume")
+        if volume is not None:
+            for log in sorted(volume.root.glob("watcher-*.log")):
+                report.sections.append((log.name, log.read_text(errors="replace")[-LOG_TAIL:]))
+    return report
 
 
 @dataclass

@@ -39,8 +39,6 @@ class Watcher:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.kill()
-        if error is not None:
-            error.add_note(f"--- log of the watcher\n{self.stderr.read_text(errors='replace')[-12_000:]}")
 
     @property
     def log(self) -> list[Line]:

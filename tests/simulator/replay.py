@@ -1,8 +1,4 @@
-"""Replays a recording against a running server and tells the differences.
-
-What may differ is normalised on both sides first: times, the server's counter, minted ids, random letters, the order of
-nodes, encoded bytes, tracebacks, and how often progress is told.
-"""
+"""Replays a recording against a running server and tells the differences."""
 
 import base64
 import contextlib
@@ -10,12 +6,10 @@ import gzip
 import hashlib
 import io
 import json
-import math
 import re
 import shutil
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +20,16 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from tests.servers.simulator import Simulator
+from tests.simulator.normalising import (
+    MINTED_ID,
+    Normaliser,
+    all_but_statuses,
+    compare,
+    sort_unordered,
+    statuses,
+    without_middle_progress,
+    without_sizes,
+)
 
 RECORDINGS = Path(__file__).with_name("recordings")
 
@@ -36,10 +40,6 @@ CONCURRENT = frozenset({"57", "61"})
 # Largest difference of a colour, where pictures were scaled, blended or decoded with floats.
 TOLERANCE = {"20": 1, "24": 3, "25": 1}
 
-_TIMES = frozenset({"timestamp", "create_time", "execution_start_time", "execution_end_time"})
-_UNORDERED = frozenset({"executed", "nodes", "current_outputs", "dependent_outputs"})
-_OMITTED = frozenset({"traceback"})
-_UUID = re.compile(r"\b(?!0000)[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\b")
 _POLLED = "polled every 20 ms"
 
 
@@ -50,53 +50,6 @@ def load(name: str) -> dict[str, Any]:
 
 def names() -> list[str]:
     return sorted(path.name for path in RECORDINGS.glob("*.json.gz"))
-
-
-class Normaliser:
-    """Makes recorded and simulated values comparable."""
-
-    def __init__(self, base: Path) -> None:
-        self._base = str(base)
-
-    def value(self, value: Any, key: str = "") -> Any:
-        if key in _TIMES:
-            return "<time>"
-        if key in ("number", "priority"):
-            return self._number(value)
-        if key == "is_changed" and isinstance(value, list):
-            return "<hash>"
-        if isinstance(value, dict):
-            return {self._text(k): self.value(v, k) for k, v in value.items() if k not in _OMITTED}
-        if isinstance(value, list):
-            return self._list(value, key)
-        if isinstance(value, float) and math.isnan(value):
-            return "NaN"
-        return self._text(value) if isinstance(value, str) else value
-
-    def _list(self, values: list[Any], key: str) -> list[Any]:
-        if len(values) == 5 and isinstance(values[0], (int, float)) and isinstance(values[2], dict):
-            number, prompt_id, graph, extra_data, outputs = values
-            return [
-                self._number(number),
-                self._text(prompt_id),
-                self.value(graph),
-                self.value(extra_data),
-                sorted(outputs),
-            ]
-        result = [self.value(value) for value in values]
-        return sorted(result) if key in _UNORDERED else result
-
-    def _number(self, value: float) -> str:
-        """A counter counts on from case to case; what a request gave comes back as a float."""
-        return f"float {value}" if isinstance(value, float) else f"{'negative ' if value < 0 else ''}int"
-
-    def _text(self, text: str) -> str:
-        text = _UUID.sub("<minted>", text.replace(self._base, "<base>"))
-        text = re.sub(r"_temp_[a-z]{5}_", "_temp_xxxxx_", text)
-        text = re.sub(r"^[0-9a-f]{32}$", "<sid>", text)
-        text = re.sub(r"\d{4}-\d\d-\d\d", "<date>", text)
-        text = re.sub(r"case08_\d{6}_", "case08_<time>_", text)
-        return "tensor(" if text.startswith("tensor(") else text
 
 
 @dataclass
@@ -264,7 +217,7 @@ class Replay:
             else:
                 self._compare(f"{where}: {name}", re.sub(r"/\d+$", "/N", value), re.sub(r"/\d+$", "/N", came or ""))
         if "json" in recorded and answer.headers.get("Content-Type", "").startswith("application/json"):
-            if isinstance(recorded["json"], dict) and _UUID.fullmatch(str(recorded["json"].get("prompt_id", ""))):
+            if isinstance(recorded["json"], dict) and MINTED_ID.fullmatch(str(recorded["json"].get("prompt_id", ""))):
                 self._minted[recorded["json"]["prompt_id"]] = answer.json()["prompt_id"]
             self._compare(where, self._normalise.value(recorded["json"]), self._normalise.value(answer.json()))
         elif "text" in recorded:
@@ -275,23 +228,23 @@ class Replay:
     def _compare_sockets(self) -> None:
         for name, socket in self._sockets.items():
             recorded = [
-                self._normalise.value(_without_sizes(event))
+                self._normalise.value(without_sizes(event))
                 for event in self._case["websocket"]
                 if event["socket"] == name and event["direction"] == "server"
             ]
-            expected = _without_middle_progress(recorded)
+            expected = without_middle_progress(recorded)
 
             def came(socket: _Socket = socket) -> list[Any]:
-                return _without_middle_progress([self._normalise.value(message) for message in socket.received])
+                return without_middle_progress([self._normalise.value(message) for message in socket.received])
 
             deadline = time.monotonic() + 3
             while len(came()) < len(expected) and time.monotonic() < deadline:
                 time.sleep(0.02)
             time.sleep(0.05)
             if self._number in REORDERED:
-                self._compare(f"socket {name}", _sort(expected), _sort(came()))
+                self._compare(f"socket {name}", sort_unordered(expected), sort_unordered(came()))
             elif self._number in CONCURRENT:
-                for select in (_statuses, _all_but_statuses):
+                for select in (statuses, all_but_statuses):
                     self._compare(f"socket {name}", select(expected), select(came()))
             else:
                 self._compare(f"socket {name}", expected, came())
@@ -330,62 +283,10 @@ class Replay:
         self.differences += [f"{where}{line}" for line in compare(recorded, came)]
 
 
-def compare(recorded: Any, came: Any, path: str = "") -> Iterator[str]:
-    """One line for each place where the two differ."""
-    if isinstance(recorded, dict) and isinstance(came, dict):
-        for key in recorded.keys() | came.keys():
-            if key not in came:
-                yield f"{path}.{key}: recorded {recorded[key]!r}, missing"
-            elif key not in recorded:
-                yield f"{path}.{key}: not recorded, came {came[key]!r}"
-            else:
-                yield from compare(recorded[key], came[key], f"{path}.{key}")
-    elif isinstance(recorded, list) and isinstance(came, list) and len(recorded) == len(came):
-        for index, (left, right) in enumerate(zip(recorded, came, strict=True)):
-            yield from compare(left, right, f"{path}[{index}]")
-    elif recorded != came or isinstance(recorded, bool) != isinstance(came, bool):
-        yield f"{path}: recorded {recorded!r}, came {came!r}"
-
-
 def _make_part(part: dict[str, Any]) -> tuple[str | None, bytes | str, str] | tuple[None, str]:
     if "value" in part:
         return None, part["value"]
     return part["filename"], base64.b64decode(part["content_base64"]), part["content_type"]
-
-
-def _without_sizes(event: dict[str, Any]) -> dict[str, Any]:
-    if "json" in event:
-        return {"json": event["json"]}
-    head = event["binary_head"]
-    return {"binary_head": {k: v for k, v in head.items() if k not in ("bytes", "image_bytes", "metadata_bytes")}}
-
-
-def _without_middle_progress(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Without the progress between the first and the last step, which is let through every 100 ms."""
-    return [message for message in messages if not _is_middle_progress(message.get("json", {}))]
-
-
-def _is_middle_progress(message: dict[str, Any]) -> bool:
-    data = message.get("data", {})
-    if message.get("type") == "progress":
-        return bool(1 < data["value"] < data["max"])
-    if message.get("type") == "progress_state":
-        return any(node["state"] == "running" and 1 < node["value"] < node["max"] for node in data["nodes"].values())
-    return False
-
-
-def _sort(messages: list[dict[str, Any]]) -> list[str]:
-    """Without progress_state, which tells the state of all nodes so far."""
-    kept = [message for message in messages if message.get("json", {}).get("type") != "progress_state"]
-    return sorted(json.dumps(message, sort_keys=True) for message in kept)
-
-
-def _statuses(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [message for message in messages if message.get("json", {}).get("type") == "status"]
-
-
-def _all_but_statuses(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [message for message in messages if message.get("json", {}).get("type") != "status"]
 
 
 def empty_folders(simulator: Simulator) -> None:

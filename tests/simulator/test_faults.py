@@ -68,7 +68,7 @@ def test_a_delayed_post_is_taken_up_after_the_client_has_gone(simulator: Simulat
     assert wait_for_end(simulator, prompt_id)["status"] == "completed"
 
 
-@pytest.mark.parametrize("moment", ["post", "execution"])
+@pytest.mark.parametrize("moment", ["post", "execution", "saved"])
 def test_a_crash_ends_the_process_and_a_start_remembers_nothing(moment: str, tmp_path: Path) -> None:
     with start_simulator(tmp_path) as simulator:
         before = submit(simulator, save_color(1))
@@ -81,6 +81,7 @@ def test_a_crash_ends_the_process_and_a_start_remembers_nothing(moment: str, tmp
             with contextlib.suppress(requests.ConnectionError):  # the reply may or may not get out
                 post(simulator, save_color(2))
         assert simulator.process.wait(5) == 70
+        assert (simulator.output_dir / "out_00002_.png").exists() == (moment == "saved")
         simulator.restart()
         assert find_job(simulator, before) is None
         assert post(simulator, save_color(3)).json()["number"] == 0

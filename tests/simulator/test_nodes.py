@@ -3,13 +3,15 @@
 import io
 import json
 import struct
+from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
 from comfyui_simulator import media, pictures
-from comfyui_simulator.catalogue import _PROBES, _shipped
+from comfyui_simulator.catalogue import Catalogue
+from comfyui_simulator.folders import Folders
 from comfyui_simulator.media import Silence
 from comfyui_simulator.nodes import NODES
 from comfyui_simulator.pictures import Picture
@@ -21,8 +23,9 @@ def _draw(**changes: Any) -> Picture:
     )
 
 
-def test_every_described_node_computes_and_no_other() -> None:
-    assert set(NODES) == set(_shipped()) | set(_PROBES)
+def test_every_described_node_computes_and_no_other(tmp_path: Path) -> None:
+    folders = Folders(input=tmp_path, output=tmp_path, temp=tmp_path, models=tmp_path)
+    assert set(NODES) == set(Catalogue(folders, probe_nodes=True).describe_all())
 
 
 def test_the_same_seed_and_text_give_the_same_placeholder_and_others_another() -> None:

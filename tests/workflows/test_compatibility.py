@@ -3,12 +3,9 @@ from typing import Any
 
 import pytest
 
-from handoff.failures import Failure, Reason
 from tests.workflows.samples import OBJECT_INFO, read
 from workflows.catalogue import Catalogue
-from workflows.compatibility import check, choose_models
-from workflows.filling import OpenModel, fill
-from workflows.parameter import Place
+from workflows.compatibility import check
 from workflows.template import Template
 
 CHECKPOINTS = "CheckpointLoaderSimple"
@@ -212,45 +209,3 @@ def test_a_description_that_makes_no_sense_raises_nothing(described: Any) -> Non
     info = {**OBJECT_INFO, "EmptyImage": described}
     parameters = '[parameters.x]\ntype = "int"\nto = "1.width"\n[parameters.y]\ntype = "int"\nto = "1.height"'
     assert all(isinstance(problem, str) for problem in check(read(parameters, _graph()), info))
-
-
-def _open_model(**changes: str) -> OpenModel:
-    place = Place(node=changes.get("node", "4"), input=changes.get("input", "ckpt_name"))
-    parameter, class_type = changes.get("parameter", "checkpoint"), changes.get("class_type", CHECKPOINTS)
-    return OpenModel(parameter=parameter, place=place, class_type=class_type, folder="checkpoints")
-
-
-def test_the_only_model_is_chosen_and_makes_the_graph_complete() -> None:
-    info = _with_checkpoints("only.safetensors")
-    template = Catalogue(None).get("txt2img")
-    filled = fill(template, {"prompt": "x"}, draw_seed=lambda: 1)
-    chosen = choose_models(filled.models, info)
-    assert chosen == {"checkpoint": "only.safetensors"}
-    complete = fill(template, {**filled.params, **chosen}, draw_seed=lambda: 2)
-    assert (complete.models, complete.graph["4"]["inputs"]) == ((), {"ckpt_name": "only.safetensors"})
-    assert complete.graph["3"] == filled.graph["3"]
-
-
-def test_a_model_for_several_places_fits_all_of_them() -> None:
-    info = _with_checkpoints("a.safetensors", "b.safetensors")
-    info["OtherLoader"] = {"input": {"required": {"model": ["COMBO", {"options": ["b.safetensors", "c.safetensors"]}]}}}
-    models = [_open_model(), _open_model(class_type="OtherLoader", input="model")]
-    assert choose_models(models, info) == {"checkpoint": "b.safetensors"}
-    assert choose_models(models[::-1], info) == {"checkpoint": "b.safetensors"}
-    assert choose_models([], info) == {}
-
-
-@pytest.mark.parametrize(
-    ("info", "found"),
-    [
-        (OBJECT_INFO, "none that fits"),
-        ({}, "none that fits"),
-        ({CHECKPOINTS: {"input": {"required": {"ckpt_name": [[5]]}}}}, "none that fits"),
-        (_with_checkpoints("a", "b"), "2 that fit: a, b"),
-    ],
-)
-def test_none_or_several_models_are_left_to_the_job(info: dict[str, Any], found: str) -> None:
-    with pytest.raises(Failure) as caught:
-        choose_models([_open_model()], info)
-    assert caught.value.reason is Reason.MODEL_NOT_CHOSEN
-    assert caught.value.details == {"parameter": "checkpoint", "found": found, "folder": "checkpoints"}

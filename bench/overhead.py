@@ -1,0 +1,69 @@
+"""What a job costs beyond the drawing: file dropped until the final `status.json` is read, one job at a time, against a
+bare websocket client that posts the same prompt and hears of its end, in turns on the same server.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+import time
+
+from bench.bare import BareClient, open_client
+from bench.figures import Figure, p50, p99
+from bench.house import House, make_root, open_house, run_simulator, run_watcher
+from tests.servers import rgw
+
+
+def measure(jobs: int, *, s3: bool) -> Iterator[Figure]:
+    with open_house() as house:
+        yield from _compare(house, jobs, "with a folder for a bucket")
+    if s3:
+        with _open_s3_house() as house:
+            yield from _compare(house, jobs, "with S3 on loopback")
+
+
+def _compare(house: House, jobs: int, store: str) -> Iterator[Figure]:
+    fsync_ms = house.fsync_ms()
+    ours, bare = [], []
+    with open_client(house.simulator.url) as client:
+        for number in range(jobs + 5):
+            bare_ms, our_ms = _time_bare(client), _time_ours(house, done=number)
+            if number >= 5:  # the first ones open connections
+                bare.append(bare_ms)
+                ours.append(our_ms)
+    for name, middle in (("p50", p50), ("p99", p99)):
+        yield Figure(
+            part="overhead", what=f"{name}: dropped → final status.json, {store}", value=middle(ours),
+            beside=middle(bare), beside_what="POST → executing null, bare", compared=middle(ours) - middle(bare),
+            target="difference ≤ 8 ms" if name == "p50" else "", fsync_ms=fsync_ms,
+        )  # fmt: skip
+
+
+def _time_bare(client: BareClient) -> float:
+    start = time.monotonic()
+    return (client.wait(client.post()) - start) * 1000
+
+
+def _time_ours(house: House, *, done: int) -> float:
+    job = house.stage()
+    start = job.drop()
+    at = job.wait_until_done()
+    house.wait_until_done(done + 1)  # what is still to be filed away shall not disturb the bare client
+    return (at - start) * 1000
+
+
+@contextlib.contextmanager
+def _open_s3_house() -> Iterator[House]:
+    """With Debian's radosgw as the bucket's server. Raises rgw.NotInstalledError."""
+    rgw.install()
+    with make_root() as root, _run_s3(root / "rgw") as server, run_simulator(root) as simulator:
+        with run_watcher(root, simulator, bucket=server.make_bucket(), **server.environment()) as house:
+            yield house
+
+
+@contextlib.contextmanager
+def _run_s3(folder: Path) -> Iterator[rgw.S3Server]:
+    cluster = rgw.Cluster(folder)
+    try:
+        yield cluster.start()
+    finally:
+        cluster.stop()
