@@ -47,7 +47,7 @@ class Sockets:
         self._counters = counters
         self._loop = asyncio.get_running_loop()
         self._outbox: asyncio.Queue[_Message] = asyncio.Queue()
-        self._open: set[web.Request] = set()
+        self._open: dict[web.WebSocketResponse, web.Request] = {}
         self._sockets: dict[str, web.WebSocketResponse] = {}
         self._understands_metadata: set[str] = set()
         self._client_id: str | None = None
@@ -113,7 +113,7 @@ class Sockets:
         await socket.prepare(request)
         self._counters.websockets_opened += 1
         sid = request.rel_url.query.get("clientId", "") or uuid.uuid4().hex
-        self._open.add(request)
+        self._open[socket] = request
         self._sockets[sid] = socket
         self._understands_metadata.discard(sid)
         try:
@@ -128,7 +128,7 @@ class Sockets:
                         await self._shake_hands(socket, sid, message.data)
                     first = False
         finally:
-            self._open.discard(request)
+            del self._open[socket]
             self._sockets.pop(sid, None)
         return socket
 
@@ -149,7 +149,7 @@ class Sockets:
         """Cuts all connections, without a closing handshake: a client that does not read would make it wait."""
         self._stopped = True
         self._publisher.cancel()
-        for request in self._open:
+        for request in self._open.values():
             if request.transport is not None:
                 request.transport.abort()
 

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -692,7 +693,7 @@ def guess_folders(kind: Kind, argv: list[Any], folder_paths: Mapping[str, Any]) 
     """
     words = [word for word in argv if isinstance(word, str)]
     options: dict[str, str] = {}
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip_longest(words, words[1:], fillvalue=""):
         name, equals, value = word.partition("=")
         options[name] = value if equals else following
     guesses = [options.get(f"--{kind}-directory", "")]

@@ -41,6 +41,11 @@ def explain(error: Exception) -> tuple[Exit, str] | None:
             return Exit.USAGE, explain_failure(error, read_language())
         case EdgeError():
             return Exit.UNREACHABLE, str(error)
+        case PermissionError():
+            return (
+                Exit.UNREACHABLE,
+                f"{error.filename}: {error.strerror}. The volume's folders are group-writable: join that group.",
+            )
     return None
 
 

@@ -6,6 +6,7 @@ A thread of its own always reads, since one client that does not blocks the even
 import json
 import random
 import threading
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -56,14 +57,14 @@ class ComfyUIEvents:
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
-        """Closes the socket and waits for the thread, at most a few seconds."""
+    def stop(self, *, by: float) -> None:
+        """Closes the socket and waits for the thread until `by` (monotonic seconds)."""
         self._stopping.set()
         if (connection := self._connection) is not None:
             with suppress(OSError, WebSocketException):
                 connection.close()
         if self._thread.is_alive():
-            self._thread.join(OPEN_S + 2 * CLOSE_S)
+            self._thread.join(max(0.0, by - time.monotonic()))
 
     def _run(self) -> None:
         delay = FIRST_DELAY_S

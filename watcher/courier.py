@@ -31,11 +31,12 @@ class Courier:
                 self._due.setdefault(document.id, time.monotonic() + FIRST_S)
                 self._condition.notify()
 
-    def close(self) -> None:
+    def close(self, *, by: float) -> None:
+        """Tells nothing more; waits for a put that is under way until `by` (monotonic seconds)."""
         with self._condition:
             self._stopping = True
             self._condition.notify()
-        self._thread.join(timeout=5)
+        self._thread.join(max(0.0, by - time.monotonic()))
 
     def _run(self) -> None:
         while (document := self._next()) is not None:

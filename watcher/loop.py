@@ -5,9 +5,10 @@ All state belongs to the thread that calls `turn`. Work in a pool may not touch 
 
 import heapq
 import itertools
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
@@ -24,13 +25,44 @@ class Timer:
         self.message = None
 
 
+class Pool:
+    """Threads that end with the process, whatever they wait for: a call that hangs must not outlive a stop."""
+
+    def __init__(self, name: str, threads: int) -> None:
+        self._work: SimpleQueue[Message | None] = SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._run, name=f"{name}-{number}", daemon=True) for number in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, work: Message) -> None:
+        self._work.put(work)
+
+    def close(self) -> None:
+        """Starts nothing more."""
+        with suppress(Empty):
+            while True:
+                self._work.get_nowait()
+        for _ in self._threads:
+            self._work.put(None)
+
+    def join(self, by: float) -> None:
+        for thread in self._threads:
+            thread.join(max(0.0, by - time.monotonic()))
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            work()
+
+
 class Loop:
     def __init__(self, **pools: int) -> None:
         """`pools`: name and number of threads."""
         self._messages: SimpleQueue[Message] = SimpleQueue()
         self._timers: list[tuple[float, int, Timer]] = []
         self._count = itertools.count()
-        self._pools = {name: ThreadPoolExecutor(threads, thread_name_prefix=name) for name, threads in pools.items()}
+        self._pools = {name: Pool(name, threads) for name, threads in pools.items()}
 
     def post(self, message: Message) -> None:
         """From any thread, also from a signal handler."""
@@ -76,6 +108,9 @@ class Loop:
             if message is not None:
                 message()
 
-    def close(self, *, wait: bool) -> None:
+    def close(self, *, by: float) -> None:
+        """Starts no more work and waits for what is under way, until `by` (monotonic seconds)."""
         for pool in self._pools.values():
-            pool.shutdown(wait=wait, cancel_futures=True)
+            pool.close()
+        for pool in self._pools.values():
+            pool.join(by)

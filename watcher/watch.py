@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from types import FrameType
 
@@ -26,14 +27,18 @@ def watch(settings: WatcherSettings) -> None:
     store = open_store(settings)
     signals = _Signals()
     failures = 0
-    while not signals.received:
-        seat = _take_seat(settings, folders, first=failures == 0)
+    while not signals.received.is_set():
+        seat = _take_seat(settings, folders, signals, first=failures == 0)
+        if signals.received.is_set():
+            break
         if seat is None:
             failures += 1
             time.sleep(backoff(failures))
             continue
         _announce(settings, seat, store)
         worker = signals.worker = Worker(settings, store, seat)
+        if signals.received.is_set():  # between the seat and this line
+            worker.stop()
         try:
             worker.run()
             failures = 0
@@ -51,13 +56,13 @@ def watch(settings: WatcherSettings) -> None:
     _log().info("stopped")
 
 
-def _take_seat(settings: WatcherSettings, folders: Folders, *, first: bool) -> Seat | None:
+def _take_seat(settings: WatcherSettings, folders: Folders, signals: "_Signals", *, first: bool) -> Seat | None:
     """At the start whatever is wrong is the operator's to mend; later it may pass, like a volume that is remounted."""
     try:
         folders.make()
-        return Seat(folders, settings.server)
+        return Seat(folders, settings.server, give_up=signals.received.is_set)
     except (EdgeError, OSError) as error:
-        if first:
+        if first and not signals.received.is_set():
             raise
         _log().error("no_seat", error=str(error))
         return None
@@ -78,14 +83,14 @@ def _announce(settings: WatcherSettings, seat: Seat, store: Store) -> None:
 
 class _Signals:
     def __init__(self) -> None:
-        self.received = False
+        self.received = threading.Event()
         self.worker: Worker | None = None
         signal.signal(signal.SIGTERM, self._take)
         signal.signal(signal.SIGINT, self._take)
 
     def _take(self, number: int, _frame: FrameType | None) -> None:
-        if self.received:
+        if self.received.is_set():
             os._exit(128 + number)
-        self.received = True
+        self.received.set()
         if self.worker is not None:
             self.worker.stop()

@@ -171,10 +171,11 @@ class Worker:
                 self._loop.turn()
                 self._claim_more()
         finally:
+            by = self._stop_by or time.monotonic()
             self._reception.close()
-            self._events.stop()
-            self._loop.close(wait=self._stop_by is not None and time.monotonic() < self._stop_by)
-            self._courier.close()
+            self._loop.close(by=by)
+            self._events.stop(by=by)
+            self._courier.close(by=by)
             self._comfyui.close()
         self._release_unsent()
 

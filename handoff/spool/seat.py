@@ -9,7 +9,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -34,8 +34,11 @@ class SecondWatcher(EdgeError):  # noqa: N818
 
 
 class Seat:
-    def __init__(self, folders: Folders, server: str) -> None:
-        """Takes a seat. Raises UnfitVolume, SecondWatcher, Unavailable."""
+    def __init__(self, folders: Folders, server: str, give_up: Callable[[], bool] = lambda: False) -> None:
+        """Takes a seat; waits a moment for a rival that is leaving, unless told to give up.
+
+        Raises UnfitVolume, SecondWatcher, Unavailable.
+        """
         self.folders = folders
         self.server = server
         self.wid = secrets.token_hex(8)
@@ -56,7 +59,9 @@ class Seat:
             if (rival := self._find_rival()) is None:
                 self.beat({})  # from here on one that starts later sees that this one stays
                 return
-            time.sleep(0.1)  # one that is just leaving
+            if give_up():
+                break
+            time.sleep(0.1)
         self.leave()
         raise SecondWatcher(
             f"another watcher ({rival}) already serves {server}; stop it, or give this one a ComfyUI and a"

@@ -17,7 +17,7 @@ import pytest
 from handoff.folders import Folders
 from handoff.spool.seat import Seat
 from handoff.status import OutputEntry
-from handoff_cli.demo import _find_problem
+from handoff_cli.demo import Sample, _find_problem, _find_reason, _list_known
 from tests.servers.simulator import Simulator, start_simulator
 
 COMMAND = [sys.executable, "-m", "handoff_cli", "demo"]
@@ -144,12 +144,22 @@ def test_a_failed_job_is_no_success(tmp_path: Path, comfyui: Simulator) -> None:
     assert len(printed_paths(done.stdout)) == 4
 
 
-def test_a_rejected_job_is_no_success(tmp_path: Path, comfyui: Simulator) -> None:
-    """A rejection of an earlier file of the same name says nothing about this one; a new one does."""
-    rejected = comfyui.input_dir / "rejected"
-    rejected.mkdir()
-    (rejected / "demo-red.json.reason.json").write_text('{"file": "demo-red.json", "message": "old", "hint": "old"}')
-    assert play(tmp_path, "--comfyui-url", comfyui.url).returncode == 0
+def test_an_earlier_rejection_says_nothing_about_this_one(tmp_path: Path) -> None:
+    folders = Folders(input=str(tmp_path / "input"), output=str(tmp_path / "output"))
+    for path in (folders.rejected, folders.output):
+        os.makedirs(path)
+    sample = Sample(name="red.json", about="", body={})
+
+    def reject(name: str, file: str) -> None:
+        reason = {"file": file, "message": f"{name} is wrong.", "hint": "Mend it."}
+        Path(folders.rejected, f"{name}.reason.json").write_text(json.dumps(reason))
+
+    reject("red.json", "red.json")
+    known = _list_known(folders)
+    reject("blue.json", "blue.json")
+    assert _find_reason(folders, sample, known) is None
+    reject("red-2.json", "red.json")
+    assert _find_reason(folders, sample, known) == "red-2.json is wrong. Mend it."
 
 
 def test_folders_that_are_not_comfyuis(tmp_path: Path, comfyui: Simulator) -> None:

@@ -19,7 +19,6 @@ DIFFERENCES = [
     ("25", r"000006|tiny-grey", "decoding by PyAV refuses some tiny pictures; Pillow takes them"),
     ("25", r"a_(jpg|webp)_00001_\.png: pixels", "PyAV and Pillow round the colours of JPEG and WebP differently"),
     ("52", r"exception_message", "the tips after the first sentence of the hint are left out"),
-    ("66", r"sort_by=execution_duration", "how long nodes take: the order of durations differs"),
     ("71 81", r"\.system\.(ram_\w+|python_version|argv)", "the machine's own"),
     ("71 81", r"\.system\.(comfyui_version|simulated)", "it says that it is a simulator"),
     ("71 81", r"\.system\.(required|installed|comfy_package|pytorch|deploy)", "there is no frontend and no torch"),

@@ -1003,7 +1003,7 @@ def listening(url: str) -> Iterator[tuple[ComfyUIEvents, "queue.Queue[Event]"]]:
         yield listener, events
     finally:
         began = time.monotonic()
-        listener.stop()
+        listener.stop(by=time.monotonic() + 5)
         assert time.monotonic() - began < 3
         assert not listener._thread.is_alive()
 
