@@ -20,7 +20,7 @@ class Item(NamedTuple):
 
 
 class PromptQueue:
-    """`on_change` is called, with no lock held, whenever the number of waiting or running prompts changes."""
+    """`on_change` is called whenever the number of waiting or running prompts changes, before anybody can act on it."""
 
     def __init__(self, on_change: Callable[[], None]) -> None:
         self._on_change = on_change
@@ -40,8 +40,8 @@ class PromptQueue:
             try:
                 heapq.heappush(self._pending, item)
             finally:
+                self._on_change()
                 self._filled.notify()
-        self._on_change()
 
     def has_twin(self, number: float, prompt_id: str) -> bool:
         with self._lock:
@@ -57,7 +57,7 @@ class PromptQueue:
             item = heapq.heappop(self._pending)
             ticket = next(self._tickets)
             self._running[ticket] = item
-        self._on_change()
+            self._on_change()
         return ticket, item
 
     def finish(self, ticket: int, outcome: dict[str, Any]) -> None:
@@ -67,7 +67,7 @@ class PromptQueue:
             if len(self._history) > MAXIMUM_HISTORY:
                 del self._history[next(iter(self._history))]
             self._history[item.prompt_id] = {"prompt": list(item), **outcome}
-        self._on_change()
+            self._on_change()
 
     def close(self) -> None:
         with self._lock:
@@ -98,13 +98,13 @@ class PromptQueue:
                     break
             else:
                 return False
-        self._on_change()
-        return True
+            self._on_change()
+            return True
 
     def clear(self) -> None:
         with self._lock:
             self._pending.clear()
-        self._on_change()
+            self._on_change()
 
     def is_running(self, prompt_id: str) -> bool:
         with self._lock:

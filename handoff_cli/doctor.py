@@ -11,6 +11,7 @@ import json
 import os
 import pwd
 import secrets
+import shlex
 import shutil
 import stat
 import subprocess
@@ -156,6 +157,20 @@ def check_imports(_: WatcherSettings) -> Iterator[Finding]:
         )
     else:
         yield _ok("imports", f"all of {home}")
+
+
+def check_settings(settings: WatcherSettings) -> Iterator[Finding]:
+    """Values that are well-formed and still lead nowhere; wrong and unknown names end the program before this."""
+    wrong = []
+    if settings.default_workflow not in {entry.name for entry in Catalogue(settings.workflows_dir).list()}:
+        wrong.append(f"{name_of('default_workflow')}: there is no workflow {settings.default_workflow}")
+    words = shlex.split(settings.comfyui_restart or "")
+    if words and shutil.which(words[0]) is None:
+        wrong.append(f"{name_of('comfyui_restart')}: there is no command {words[0]}")
+    if wrong:
+        yield _warning("settings", "; ".join(wrong), "Correct it in .env or the environment; handoff config shows all.")
+    else:
+        yield _ok("settings", "what they name is there")
 
 
 # ── the folders ──
@@ -832,6 +847,7 @@ def _reason(error: BaseException) -> str:
 CHECKS: Mapping[str, Check] = {
     "python": check_python,
     "imports": check_imports,
+    "settings": check_settings,
     "folders": check_folders,
     "modes": check_modes,
     "rename and link": check_rename_and_link,

@@ -13,6 +13,7 @@ from handoff.decode import canonical
 from handoff.failures import Failure, Permanent, Reason
 from handoff.folders import Folders, work_folder
 from handoff.masking import mask_value
+from handoff.site import Site
 from handoff.spool.journal import Journal
 from handoff.spool.record import Record
 from handoff.spool.seat import Seat
@@ -34,6 +35,7 @@ class Delivery:
     journal: Journal
     comfyui: ComfyUI
     store: Store
+    site: Site
     prefix: str
     url_lifetime_s: int
     language: messages.Language
@@ -88,6 +90,7 @@ class Delivery:
 
         Raises Failure (OUTPUT_REFUSED, OUTPUT_MISSING: removed before it was in the bucket), Unavailable, Transient.
         """
+        self.site.ensure()
         for output in document.outputs:
             path = Path(self.folders.job(record.id), output.name)
             if not path.is_file():
@@ -108,6 +111,7 @@ class Delivery:
 
     def put_job_document(self, record: Record) -> None:
         """`job.json`, here and in the bucket. Made from the record alone, so that two watchers write the same bytes."""
+        self.site.ensure()
         data = describe_job(record)
         self.journal.publish_job_document(record.id, data, record.token)
         self.store.put_bytes(f"{record.id}/job.json", data, media_type=JSON, cache_control=NEVER)
@@ -122,6 +126,7 @@ class Delivery:
 
     def conclude(self, record: Record, document: StatusDocument, *, job_document_put: bool) -> None:
         """After the decision: the same bytes into the bucket, then file the record. Raises Fenced, Unavailable, Transient."""
+        self.site.ensure()
         if record.job is not None and not job_document_put:
             self.put_job_document(record)
         try:
@@ -133,6 +138,7 @@ class Delivery:
 
     def put_progress(self, document: StatusDocument) -> None:
         """A courtesy to those who poll the bucket; never under the name of the final status, since it may land late."""
+        self.site.ensure()
         self.store.put_bytes(
             f"{document.id}/progress.json", document.to_bytes(), media_type=JSON, cache_control=NEVER, durable=False
         )

@@ -5,11 +5,13 @@ from functools import partial
 from typing import TypeVar
 
 from handoff import log
+from handoff.site import ForeignSite
 from handoff.spool.seat import Fenced
 from watcher.live import Live
 from watcher.loop import Loop
 
 Result = TypeVar("Result")
+FATAL = (Fenced, ForeignSite)  # this run of the watcher is over
 
 
 class Tasks:
@@ -55,7 +57,7 @@ class Tasks:
         """Something of no job, or a courtesy: what goes wrong is named in the log, and nothing else comes of it."""
 
         def failed(error: BaseException) -> None:
-            if isinstance(error, Fenced):
+            if isinstance(error, FATAL):
                 raise error
             self._log.warning("aside_failed", error=str(error) or repr(error))
 

@@ -10,6 +10,7 @@ from handoff.failures import EdgeError
 from handoff.folders import Folders
 from handoff.log import get as _log
 from handoff.settings import WatcherSettings, make_folders
+from handoff.site import ForeignSite
 from handoff.spool.seat import Fenced, Seat, SecondWatcher
 from handoff.stores.contract import Store
 from handoff.stores.opening import open_store
@@ -20,7 +21,7 @@ from watcher.worker import Worker
 def watch(settings: WatcherSettings) -> None:
     """Runs until SIGTERM or SIGINT: the first one stops within the grace time, a second one at once.
 
-    Raises SettingsError, UnfitVolume, SecondWatcher, Unavailable before anything is touched.
+    Raises SettingsError, UnfitVolume, SecondWatcher, Unavailable at the start, ForeignSite when the bucket answers.
     """
     os.umask(0o002)
     folders = make_folders(settings)
@@ -45,7 +46,7 @@ def watch(settings: WatcherSettings) -> None:
         except Fenced:
             _log().error("fenced", watcher=seat.wid, hint="another watcher took the jobs over; starting anew")
             worker.abandon()
-        except SecondWatcher:
+        except (SecondWatcher, ForeignSite):
             raise
         except Exception:  # noqa: BLE001 - a mistake of this program may cost a moment, never a job: all that is known is on disk
             failures += 1

@@ -23,6 +23,7 @@ from handoff import documents, log, state, timestamps
 from handoff.failures import DiskUnavailable, EdgeError, Failure, NotPermitted, Reason, Unavailable
 from handoff.job import parse_job, prompt_id
 from handoff.settings import WatcherSettings
+from handoff.site import Site
 from handoff.spool import lease, publisher, takeover
 from handoff.spool.journal import Journal
 from handoff.spool.record import Plan, Record
@@ -49,7 +50,7 @@ from watcher.planning import Planner
 from watcher.publication import Publication
 from watcher.reception import Listener, Reception
 from watcher.submission import Submission
-from watcher.tasks import Tasks
+from watcher.tasks import FATAL, Tasks
 from watcher.waiting import Waiting
 from workflows.catalogue import Catalogue
 from workflows.template import Template
@@ -102,17 +103,20 @@ class Worker:
         self._comfyui_watch = ComfyUIWatch(
             self._loop, self._comfyui, restart_command=settings.comfyui_restart, on_up=self._comfyui_is_up
         )
+        site = Site(seat.folders, store)
         delivery = Delivery(
             seat=seat,
             folders=seat.folders,
             journal=self._journal,
             comfyui=self._comfyui,
             store=store,
+            site=site,
             prefix=settings.s3_prefix.strip("/"),
             url_lifetime_s=settings.url_lifetime_s,
             language=settings.language,
         )
         self._courier = Courier(delivery.put_progress)
+        self._check_site = site.ensure
         self._publication = Publication(
             self._tasks, delivery, self._courier, language=settings.language, on_filed=self._forget
         )
@@ -198,6 +202,7 @@ class Worker:
         self._resume_all()
         self._events.start()
         self._comfyui_watch.check()
+        self._tasks.aside("bucket", self._check_site)
         self._reception.start()
         self._beat()
 
@@ -298,7 +303,7 @@ class Worker:
         if isinstance(error, Failure):
             self._end(live, state.Event.FAILED, error)
             return
-        if isinstance(error, Fenced) or not isinstance(error, Exception):
+        if isinstance(error, FATAL) or not isinstance(error, Exception):
             raise error
         live.trouble += 1
         delay = decisions.backoff(live.trouble)

@@ -21,7 +21,9 @@ import pytest
 import requests
 
 from handoff.settings import WatcherSettings
+from handoff.spool import lease
 from handoff.spool.seat import Seat
+from handoff.stores.contract import CHECK_TEXT
 from handoff_cli import doctor
 from handoff_cli.doctor import Finding, diagnose, guess_folders
 from tests.servers.simulator import Simulator, start_simulator
@@ -121,7 +123,7 @@ def test_all_is_well(site: WatcherSettings) -> None:
     assert troubles.keys() <= {"simulated", "umask"}, [finding.found for finding in troubles.values()]
     assert troubles["simulated"].state == "warning"
     assert {finding.name for finding in findings} >= {
-        "python", "imports", "input folder", "output folder", "modes", "umask", "rename and link", "inotify limits", "events",
+        "python", "imports", "settings", "input folder", "output folder", "modes", "umask", "rename and link", "inotify limits", "events",
         "disk", "strangers", "rejected", "watcher", "comfyui", "jobs route", "cancel route", "queue", "websocket",
         "shared input", "shared output", "ComfyUI's files", "workflows", "bucket", "clock",
     }  # fmt: skip
@@ -188,6 +190,14 @@ def test_another_distribution_with_our_names(
     assert finding.state == "failed"
     assert "workflows is also installed by other-flows" in finding.found
     assert "virtual environment" in finding.remedy
+
+
+def test_settings_that_lead_nowhere(site: WatcherSettings) -> None:
+    lost = change(site, default_workflow="txt3img", comfyui_restart="no-such-command --now")
+    finding = find(run(doctor.check_settings, lost), "settings")
+    assert finding.state == "warning"
+    assert "HANDOFF_DEFAULT_WORKFLOW: there is no workflow txt3img" in finding.found
+    assert "HANDOFF_COMFYUI_RESTART: there is no command no-such-command" in finding.found
 
 
 # ── the folders ──
@@ -366,7 +376,7 @@ def test_no_watcher_ever(site: WatcherSettings) -> None:
 
 
 def test_a_watcher_that_died(site: WatcherSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.lease, "BEAT_S", 0.1)
+    monkeypatch.setattr(lease, "BEAT_S", 0.1)
     dead = Path(site.folders.watcher("0123456789abcdef"))
     dead.mkdir()
     (dead / "r-token").write_bytes(b"{}")
@@ -568,7 +578,7 @@ def test_a_bucket_that_is_away(site: WatcherSettings) -> None:
 @pytest.mark.usefixtures("_keys")
 @pytest.mark.parametrize(
     ("answer", "state"),
-    [((200, doctor.CHECK_TEXT), "ok"), ((403, b""), "warning"), ((200, b"a page of something else"), "warning")],
+    [((200, CHECK_TEXT), "ok"), ((403, b""), "warning"), ((200, b"a page of something else"), "warning")],
 )
 def test_links(site: WatcherSettings, answer: tuple[int, bytes], state: str) -> None:
     with answering({"PUT": (200, b""), "GET": answer}) as endpoint:

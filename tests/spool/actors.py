@@ -77,8 +77,8 @@ class Actor:
             self.error = error.with_traceback(None)
         finally:
             del _ACTORS[threading.get_ident()]
-            if self.dead:
-                for descriptor in self._open:  # the kernel closes them, and with them the lock goes
+            if self.error is not None:
+                for descriptor in self._open:  # as the kernel does, and with them the lock goes
                     os.close(descriptor)
             self._stopped.set()
 

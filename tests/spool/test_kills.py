@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from handoff.spool import publisher
@@ -165,13 +165,14 @@ def test_a_takeover(new_world: Callable[[], World]) -> None:
 
 
 @given(st.data())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, phases=[Phase.generate])
 def test_kill_upon_kill(new_world: Callable[[], World], data: st.DataObject) -> None:
     """Several successors are killed, too."""
     world = new_world()
     prepare_two_dead_watchers(world)
     world.drop("bad.json", BAD)
     for _ in range(data.draw(st.integers(1, 5))):
-        run(lambda: run_watcher(world), stop_at=data.draw(st.integers(1, 400)))
+        successor = run(lambda: run_watcher(world), stop_at=data.draw(st.integers(1, 400)))
+        assert successor.error is None or isinstance(successor.error, Killed), successor.error
     recover(world)
     world.check_at_rest(jobs=4, rejected={"bad.json": BAD})
