@@ -5,7 +5,6 @@ is away one job at a time finds out whether it is back; the others wait here and
 """
 
 import time
-from collections import deque
 from collections.abc import Callable
 
 from handoff import log, state, timestamps
@@ -37,7 +36,7 @@ class Publication:
         self._language = language
         self._on_filed = on_filed
         self._outbox = Outbox()
-        self._held_back: deque[Live] = deque()
+        self._held_back: dict[str, Live] = {}
         self._log = log.get()
 
     @property
@@ -72,7 +71,7 @@ class Publication:
 
     def mirror(self, live: Live) -> None:
         if not self._outbox.may_try(live.token, time.monotonic()):
-            self._held_back.append(live)
+            self._held_back[live.token] = live
             return
         record, document, put = live.record, live.document, live.job_document_put
         self._tasks.run(
@@ -85,13 +84,15 @@ class Publication:
 
     def _mirrored(self, live: Live, _: None) -> None:
         live.job_document_put = True
-        self._bucket_works()
+        self._held_back.pop(live.token, None)
         self.end(live, state.Event.MIRRORED, None)
+        self._bucket_works()
 
     def _not_mirrored(self, live: Live, error: BaseException) -> None:
-        if isinstance(error, Failure):
-            self._bucket_works()
+        self._held_back.pop(live.token, None)
         self._tasks.fail(live, error)
+        if isinstance(error, Failure):  # of the job: the bucket answered
+            self._bucket_works()
 
     def end(self, live: Live, event: state.Event, failure: Failure | None) -> None:
         """The job's end is known. It is fixed here, once; from here on the same bytes are published, however often."""
@@ -118,7 +119,7 @@ class Publication:
         elif not decided:
             self._tasks.run(live, "files", decide, self._decided)
         else:
-            self._held_back.append(live)
+            self._held_back[live.token] = live
 
     def _decided(self, live: Live, _: None) -> None:
         live.decided = True
@@ -127,8 +128,9 @@ class Publication:
     def _concluded(self, live: Live, _: None) -> None:
         self._courier.tell(live.document)
         self._log_job(live.document)
-        self._bucket_works()
+        self._held_back.pop(live.token, None)
         self._on_filed(live)
+        self._bucket_works()
 
     def report_failure(self, live: Live, error: EdgeError) -> None:
         """The bucket did not do its part for this job."""
@@ -139,8 +141,8 @@ class Publication:
     def _bucket_works(self) -> None:
         if self._outbox.report_success():
             self._log.info("bucket_back", waiting=len(self._held_back))
-        waiting, self._held_back = self._held_back, deque()
-        for live in waiting:
+        waiting, self._held_back = self._held_back, {}
+        for live in waiting.values():
             self._tasks.advance(live)
 
     def _log_job(self, document: StatusDocument) -> None:

@@ -344,7 +344,7 @@ def find_pause(folders: Folders) -> Pause | None:
     """None: the watchers claim jobs."""
     try:
         return Pause.model_validate_json(durable.read_file(folders.paused, 1 << 16))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, Permanent, ValidationError):
         return Pause(since=_changed_at(folders.paused))

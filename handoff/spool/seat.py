@@ -18,6 +18,7 @@ from handoff.failures import EdgeError
 from handoff.folders import FOLDER_MODE, Folders
 from handoff.spool import lease
 
+TRIAL = ".trial-"  # what the names of trials begin with; a killed start may leave some
 _JOBS = ("c-", "b-", "r-", "from-")  # what a watcher that leaves may not take with it
 
 
@@ -126,19 +127,19 @@ def prove(folders: Folders) -> None:
 
     Raises UnfitVolume with the remedy.
     """
-    mark = secrets.token_hex(8)
-    scratch = [f"{folders.spool}/new-{mark}", f"{folders.pens}/new-{mark}"]
+    name = f"{TRIAL}{secrets.token_hex(8)}"
+    scratch = [f"{folders.spool}/{name}", f"{folders.pens}/{name}"]
     try:
         with disk_errors(folders.spool):
             for folder in scratch:
                 os.mkdir(folder)
                 write_file(f"{folder}/a", b"handoff", durable=False)
-        _prove_rename(f"{scratch[0]}/a", f"{folders.input}/.{mark}", "input/")
-        _prove_rename(f"{folders.input}/.{mark}", f"{folders.inbox}/.{mark}", "input/")
-        os.unlink(f"{folders.inbox}/.{mark}")
-        _prove_rename(f"{scratch[1]}/a", f"{folders.output}/.{mark}", "output/")
-        os.unlink(f"{folders.output}/.{mark}")
-        _prove_link(scratch[0], folders)
+        _prove_rename(f"{scratch[0]}/a", f"{folders.input}/{name}", "input/")
+        _prove_rename(f"{folders.input}/{name}", f"{folders.inbox}/{name}", "input/")
+        os.unlink(f"{folders.inbox}/{name}")
+        _prove_rename(f"{scratch[1]}/a", f"{folders.output}/{name}", "output/")
+        os.unlink(f"{folders.output}/{name}")
+        _prove_link(scratch[0], f"{folders.ids}/{name}")
     finally:
         for folder in scratch:
             shutil.rmtree(folder, ignore_errors=True)
@@ -156,19 +157,19 @@ def _prove_rename(source: str, target: str, where: str) -> None:
         ) from error
 
 
-def _prove_link(scratch: str, folders: Folders) -> None:
+def _prove_link(scratch: str, target: str) -> None:
     write_file(f"{scratch}/b", b"handoff", durable=False)
-    target = f"{folders.ids}/.{os.path.basename(scratch)}"
+    where = os.path.dirname(target)
     try:
         os.link(f"{scratch}/b", target)
         try:
             os.link(f"{scratch}/b", target)
         except FileExistsError:
             return
-        raise UnfitVolume(f"{folders.ids}: a hard link replaced an existing name. Use a file system that refuses this")
+        raise UnfitVolume(f"{where}: a hard link replaced an existing name. Use a file system that refuses this")
     except OSError as error:
         raise UnfitVolume(
-            f"{folders.ids}: hard links do not work ({error.strerror}). Use a local file system or NFS; on SMB and some"
+            f"{where}: hard links do not work ({error.strerror}). Use a local file system or NFS; on SMB and some"
             " desktop mounts they are missing"
         ) from error
     finally:

@@ -129,17 +129,16 @@ def _remove_pen(seat: Seat, wid: str) -> None:
 
 
 def clear_leftovers(seat: Seat) -> None:
-    """Removes what watchers left that died while they started: `new-*` folders, and pens without a folder in `input/`."""
+    """Removes what watchers left that died while they started: trials, `new-*`, and pens without a folder in `input/`."""
     folders = seat.folders
-    for name in os.listdir(folders.spool):
-        if name.startswith("new-") and _is_old(f"{folders.spool}/{name}"):
-            shutil.rmtree(f"{folders.spool}/{name}", ignore_errors=True)
-    for name in os.listdir(folders.pens):
-        wid = name.removeprefix("w-")
-        if (
-            name.startswith("w-") and not os.path.lexists(folders.watcher(wid)) and _is_old(f"{folders.pens}/{name}")
-        ) or (name.startswith("new-") and _is_old(f"{folders.pens}/{name}")):
-            shutil.rmtree(f"{folders.pens}/{name}", ignore_errors=True)
+    for folder in (folders.input, folders.spool, folders.inbox, folders.ids, folders.output, folders.pens):
+        for name in os.listdir(folder):
+            is_pen = folder == folders.pens and name.startswith("w-")
+            is_start = folder == folders.spool and name.startswith("new-")
+            if is_pen and os.path.lexists(folders.watcher(name.removeprefix("w-"))):
+                continue
+            if (is_pen or is_start or name.startswith(TRIAL)) and _is_old(f"{folder}/{name}"):
+                _remove(f"{folder}/{name}")
 
 
 def _is_old(path: str) -> bool:
