@@ -78,7 +78,7 @@ class Worker:
         """Tokens of waiting jobs that another watcher's ComfyUI can run and ours cannot."""
         self._fresh: Record | None = None
         """The job that this watcher took in last: when its turn comes at once, it is not read again."""
-        self._swept_at = 0.0
+        self._swept_at: float | None = None
         self._stop_by: float | None = None
 
         self._journal = Journal(seat)
@@ -238,9 +238,9 @@ class Worker:
         if self._stop_by is None and self._take_over_the_dead():
             self._resume_all()
             self._reception.resume_claims()
-        if time.monotonic() - self._swept_at > SWEEP_S:
+        if self._swept_at is None or time.monotonic() - self._swept_at > SWEEP_S:
+            self._tasks.aside("files", partial(self._sweep, thoroughly=self._swept_at is None))
             self._swept_at = time.monotonic()
-            self._tasks.aside("files", self._sweep)
         self._loop.after(lease.BEAT_S, self._beat)
 
     def _health(self) -> dict[str, Any]:
@@ -255,9 +255,9 @@ class Worker:
             "live": len(self._jobs),
         }
 
-    def _sweep(self) -> None:
+    def _sweep(self, *, thoroughly: bool) -> None:
         publisher.sweep(self._folders)
-        takeover.clear_leftovers(self._seat)
+        takeover.clear_leftovers(self._seat, thoroughly=thoroughly)
         self._journal.clear_work()
 
     def _comfyui_is_up(self, capabilities: Capabilities) -> None:

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from handoff.durable import disk_errors, sync_folder
 from handoff.spool import lease
-from handoff.spool.seat import Fenced, Seat, SecondWatcher, other_watchers
+from handoff.spool.seat import TRIAL, Fenced, Seat, SecondWatcher, other_watchers
 
 AGAIN_S = 0.05
 STARTING_S = 60.0  # a watcher that has not finished starting by then died while it did
@@ -128,10 +128,14 @@ def _remove_pen(seat: Seat, wid: str) -> None:
         time.sleep(AGAIN_S)
 
 
-def clear_leftovers(seat: Seat) -> None:
-    """Removes what watchers left that died while they started: trials, `new-*`, and pens without a folder in `input/`."""
+def clear_leftovers(seat: Seat, *, thoroughly: bool) -> None:
+    """Removes what watchers left that died while they started: trials, `new-*`, and pens without a folder in `input/`.
+
+    Thoroughly: also in the two folders that hold a name for everything ever done.
+    """
     folders = seat.folders
-    for folder in (folders.input, folders.spool, folders.inbox, folders.ids, folders.output, folders.pens):
+    small = (folders.input, folders.spool, folders.inbox, folders.pens)
+    for folder in (*small, folders.ids, folders.output) if thoroughly else small:
         for name in os.listdir(folder):
             is_pen = folder == folders.pens and name.startswith("w-")
             is_start = folder == folders.spool and name.startswith("new-")
