@@ -1,5 +1,5 @@
 """ComfyUI's HTTP API: submit, look up, cancel, and what a server is. Every answer becomes a value, a `Failure` of the job,
-or an edge error; nothing above this module knows requests or ComfyUI's JSON.
+or an edge error; nothing above this module knows requests. What answers mean is read by `prompts` and `refusals`.
 
 Answers are foreign bytes: their size and the time they take are bounded, redirects are not followed, and values that
 end up in messages are cut and masked.
@@ -11,21 +11,20 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from enum import StrEnum
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, BinaryIO, Literal, TypeVar
 from urllib.parse import quote
 
 import requests
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError
 
-from handoff.failures import EdgeError, Failure, Node, Reason, Transient, Unavailable
-from handoff.masking import mask_urls, mask_value
-from handoff.messages import nearest
-from watcher.capabilities import is_model
-from watcher.graph import Graph, check_graph, describe_node, node_order
+from handoff.failures import EdgeError, Failure, Reason, Transient, Unavailable
+from handoff.masking import mask_urls
+from watcher.graph import Graph, check_graph
+from watcher.prompts import CancelAnswer, HistoryEntry, JobAnswer, Prompt, PromptState, Queue, QueueAnswer
+from watcher.refusals import PromptAnswer, read_refusal
 
 CONNECT_S = 3.0
 READ_S = 30.0  # between two bytes; garbage collection in ComfyUI's worker alone stops its HTTP for half a second
@@ -35,15 +34,10 @@ LIMIT = 32 << 20  # bytes; a job's detail holds its graph, all extra_data and te
 LIST_LIMIT = 64 << 20  # the queue holds every waiting graph, /object_info every model's name
 CONNECTIONS = 16
 
-MAX_PROBLEM = 600  # characters of a message
-MAX_SENTENCES = 3
-
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-_OUT_OF_MEMORY = re.compile(
-    r"\b(CUDA|HIP|MPS|XPU|GPU)\b[^\n]{0,60}\bout of memory\b|Allocation on device", re.IGNORECASE
-)
 
 FolderType = Literal["input", "output", "temp"]
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 class NotArrived(Unavailable):
@@ -56,59 +50,6 @@ class Unclear(Transient):
     def __init__(self, text: str, status: int | None = None) -> None:
         super().__init__(text)
         self.status = status
-
-
-class PromptState(StrEnum):
-    WAITING = "waiting"
-    RUNNING = "running"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    INTERRUPTED = "interrupted"
-
-    @property
-    def done(self) -> bool:
-        return self not in (PromptState.WAITING, PromptState.RUNNING)
-
-
-class RunError(BaseModel):
-    """What ComfyUI tells of a node that raised. Its traceback and input values (which may hold secrets) are not kept."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-    node_id: str | None = None
-    node_type: str | None = None
-    exception_type: str = ""
-    exception_message: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prompt:
-    """What ComfyUI has of a prompt. `outputs` is as ComfyUI lists them, unchecked; times are its clock's milliseconds."""
-
-    id: str
-    state: PromptState
-    outputs: Mapping[str, Any]
-    error: RunError | None = None
-    started_ms: int | None = None
-    ended_ms: int | None = None
-    cached: frozenset[str] = frozenset()
-
-
-class Tag(BaseModel):
-    """`extra_data.handoff`: whose prompt it is. Anybody can write one, so it is believed for tidying up only."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
-    id: str
-    token: str
-    attempt: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Queue:
-    """Prompt ids; `waiting` in the order in which they will run. Prompts of others are among them."""
-
-    running: tuple[str, ...]
-    waiting: tuple[str, ...]
-    tags: Mapping[str, Tag]
 
 
 @dataclass(frozen=True)
@@ -156,7 +97,7 @@ class ComfyUI:
         if answer.status == 200:
             self._check_accepted(prompt_id, answer, graph)
         elif answer.status == 400 and answer.is_json:
-            raise _read_refusal(_parse(answer, "POST /prompt", _Refusal), graph)
+            raise read_refusal(_parse(answer, "POST /prompt", PromptAnswer), graph)
         elif answer.status == 413:
             size = f"413, since the prompt has {len(body)} bytes (its limit: --max-upload-size)"
             raise Failure(Reason.COMFYUI_ERROR, problem=size)
@@ -180,7 +121,7 @@ class ComfyUI:
                 with suppress(
                     Unclear
                 ):  # a newer ComfyUI may have another word for a state: the older road still stands
-                    return _parse(answer, f"GET {path}", _Job).to_prompt(prompt_id)
+                    return _parse(answer, f"GET {path}", JobAnswer).to_prompt(prompt_id)
             elif answer.status == 404 and answer.is_json:
                 self._has_jobs = True
                 return None
@@ -195,7 +136,7 @@ class ComfyUI:
         path = f"/api/jobs/{quote(prompt_id, safe='')}/cancel"
         answer = self._exchange("POST", path, body=b"{}")
         if answer.status == 200:
-            return _parse(answer, f"POST {path}", _Cancelled).cancelled
+            return _parse(answer, f"POST {path}", CancelAnswer).cancelled
         if answer.status not in (404, 405):
             raise _unexpected(f"POST {self._shown_url}{path}", answer)
         queue = self.queue()
@@ -207,15 +148,7 @@ class ComfyUI:
         return prompt_id in queue.waiting or prompt_id in queue.running
 
     def queue(self) -> Queue:
-        listed = self._get("/queue", _Queue, limit=LIST_LIMIT)
-        # ComfyUI lists what waits in the order of its heap; it runs by number, then by id.
-        waiting = sorted(filter(_is_entry, listed.queue_pending), key=lambda entry: (entry[0], entry[1]))
-        running = list(filter(_is_entry, listed.queue_running))
-        return Queue(
-            running=tuple(entry[1] for entry in running),
-            waiting=tuple(entry[1] for entry in waiting),
-            tags={entry[1]: tag for entry in (*running, *waiting) if (tag := _read_tag(entry))},
-        )
+        return self._get("/queue", QueueAnswer, limit=LIST_LIMIT).to_queue()
 
     def stats(self) -> dict[str, Any]:
         """/system_stats: version, memory, devices."""
@@ -268,11 +201,11 @@ class ComfyUI:
         return answer.status == 200 and answer.body == content
 
     def _check_accepted(self, prompt_id: str, answer: _Answer, graph: Graph) -> None:
-        accepted = _parse(answer, "POST /prompt", _Refusal)
+        accepted = _parse(answer, "POST /prompt", PromptAnswer)
         if accepted.node_errors:  # ComfyUI drops the outputs that fail and runs the rest: that would be a silent half
             with suppress(EdgeError):
                 self.cancel(prompt_id)
-            raise _read_refusal(accepted, graph)
+            raise read_refusal(accepted, graph)
         if accepted.prompt_id is not None and accepted.prompt_id != prompt_id:
             with suppress(EdgeError):
                 self.cancel(accepted.prompt_id)
@@ -289,9 +222,9 @@ class ComfyUI:
             return Prompt(id=prompt_id, state=PromptState.WAITING, outputs={})
         path = f"/history/{quote(prompt_id, safe='')}"
         entry = self._get_object(path).get(prompt_id)
-        return None if entry is None else _validate(entry, f"GET {path}", _HistoryEntry).to_prompt(prompt_id)
+        return None if entry is None else _validate(entry, f"GET {path}", HistoryEntry).to_prompt(prompt_id)
 
-    def _get(self, path: str, model: type["_Model"], limit: int = LIMIT) -> "_Model":
+    def _get(self, path: str, model: type[_Model], limit: int = LIMIT) -> _Model:
         answer = self._exchange("GET", path, limit=limit)
         if answer.status != 200:
             raise _unexpected(f"GET {self._shown_url}{path}", answer)
@@ -361,127 +294,6 @@ class ComfyUI:
             if _is_before_sending(error):
                 raise NotArrived(f"{call}: no connection ({_reason(error)})") from error
             raise Unclear(f"{call}: {_reason(error)}") from error
-
-
-def failure_of(prompt: Prompt, graph: Graph) -> Failure:
-    """Why a prompt in state FAILED failed: OUT_OF_MEMORY or NODE_ERROR, with the node and the first line of its message."""
-    error = prompt.error or RunError()
-    lines = [line.strip(" *") for line in error.exception_message.splitlines()]
-    first = (
-        next((line.removeprefix("ERROR: ") for line in lines if line), "")
-        or error.exception_type
-        or "no reason was given"
-    )
-    reason = (
-        Reason.OUT_OF_MEMORY if _is_out_of_memory(error.exception_type, error.exception_message) else Reason.NODE_ERROR
-    )
-    node = None if error.node_id is None else describe_node(graph, error.node_id, error.node_type)
-    return Failure(reason, node=node, problem=mask_urls(first)[:300])
-
-
-def _is_out_of_memory(exception_type: str, message: str) -> bool:
-    return exception_type.endswith("OutOfMemoryError") or bool(_OUT_OF_MEMORY.search(message))
-
-
-class _Loose(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-_Model = TypeVar("_Model", bound=BaseModel)
-
-
-class _Status(_Loose):
-    status_str: str | None = None
-    messages: list[tuple[str, dict[str, Any]]] = []
-
-    def to_prompt(self, prompt_id: str, outputs: Mapping[str, Any]) -> Prompt:
-        said = dict(self.messages)
-        if "execution_interrupted" in said:
-            state = PromptState.INTERRUPTED
-        elif "execution_error" in said or self.status_str == "error":
-            state = PromptState.FAILED
-        else:
-            state = PromptState.SUCCEEDED
-        cached = said.get("execution_cached", {}).get("nodes")
-        return Prompt(
-            id=prompt_id,
-            state=state,
-            outputs=outputs,
-            error=_read_error(said.get("execution_error")) if state is PromptState.FAILED else None,
-            started_ms=_timestamp(said.get("execution_start")),
-            ended_ms=_timestamp(self.messages[-1][1]) if self.messages else None,
-            cached=frozenset(node for node in cached if isinstance(node, str))
-            if isinstance(cached, list)
-            else frozenset(),
-        )
-
-
-class _HistoryEntry(_Loose):
-    outputs: dict[str, Any] | None = None
-    status: _Status | None = None
-
-    def to_prompt(self, prompt_id: str) -> Prompt:
-        return (self.status or _Status()).to_prompt(prompt_id, self.outputs or {})
-
-
-class _Job(_Loose):
-    status: Literal["pending", "in_progress", "completed", "failed", "cancelled"]
-    outputs: dict[str, Any] | None = None
-    execution_status: _Status | None = None
-    execution_error: dict[str, Any] | None = None
-    execution_start_time: int | None = None
-    execution_end_time: int | None = None
-
-    def to_prompt(self, prompt_id: str) -> Prompt:
-        outputs = self.outputs or {}
-        if self.status in ("pending", "in_progress"):
-            waiting = self.status == "pending"
-            return Prompt(id=prompt_id, state=PromptState.WAITING if waiting else PromptState.RUNNING, outputs=outputs)
-        if self.execution_status is not None and self.execution_status.messages:
-            # The messages decide: before 0.9 an interrupted job was called failed here.
-            return self.execution_status.to_prompt(prompt_id, outputs)
-        states = {
-            "completed": PromptState.SUCCEEDED,
-            "failed": PromptState.FAILED,
-            "cancelled": PromptState.INTERRUPTED,
-        }
-        return Prompt(
-            id=prompt_id,
-            state=states[self.status],
-            outputs=outputs,
-            error=_read_error(self.execution_error),
-            started_ms=self.execution_start_time,
-            ended_ms=self.execution_end_time,
-        )
-
-
-class _Cancelled(_Loose):
-    cancelled: bool
-
-
-class _Queue(_Loose):
-    queue_running: list[list[Any]]
-    queue_pending: list[list[Any]]
-
-
-class _Error(_Loose):
-    type: str
-    message: str = ""
-    details: str = ""
-    extra_info: dict[str, Any] = {}
-
-
-class _NodeErrors(_Loose):
-    errors: list[_Error] = []
-    class_type: str | None = None
-
-
-class _Refusal(_Loose):
-    """The answer of POST /prompt, of a refusal as of an acceptance; `node_errors` may come with both."""
-
-    prompt_id: str | None = None
-    error: _Error | str | None = None
-    node_errors: dict[str, _NodeErrors] | list[Any] = {}
 
 
 def _open_session() -> requests.Session:
@@ -563,135 +375,3 @@ def _check_extra_data(extra_data: Mapping[str, Any]) -> None:
         info = extra_data["extra_pnginfo"]
         if not isinstance(info, dict) or not isinstance(info.get("workflow", {}), dict):
             raise Failure(Reason.BAD_GRAPH, problem="extra_pnginfo and its workflow must be objects")
-
-
-def _is_entry(entry: list[Any]) -> bool:
-    return len(entry) >= 4 and isinstance(entry[0], int | float) and isinstance(entry[1], str)
-
-
-def _read_tag(entry: list[Any]) -> Tag | None:
-    try:
-        return Tag.model_validate(entry[3]["handoff"])
-    except (ValidationError, KeyError, TypeError):
-        return None
-
-
-def _read_error(said: Mapping[str, Any] | None) -> RunError | None:
-    if said is None:
-        return None
-    try:
-        return RunError.model_validate(said)
-    except ValidationError:
-        return RunError()
-
-
-def _timestamp(said: Mapping[str, Any] | None) -> int | None:
-    value = None if said is None else said.get("timestamp")
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _read_refusal(refusal: _Refusal, graph: Graph) -> Failure:
-    """WORKFLOW_UNAVAILABLE where only nodes or models are missing (another ComfyUI may have them), else VALIDATION_FAILED."""
-    if isinstance(refusal.node_errors, dict) and refusal.node_errors:
-        return _read_node_errors(refusal.node_errors, graph)
-    error = refusal.error if isinstance(refusal.error, _Error) else _Error(type="", message=str(refusal.error or ""))
-    if error.type == "missing_node_type":
-        node = describe_node(graph, str(error.extra_info.get("node_id", "")))
-        return Failure(Reason.WORKFLOW_UNAVAILABLE, node=node, lacks=f"the node class {_class_named(error, node)}")
-    if error.type == "prompt_no_outputs":
-        return Failure(Reason.VALIDATION_FAILED, problem="it has no node that saves or shows anything")
-    return Failure(
-        Reason.VALIDATION_FAILED,
-        problem=_cut(": ".join(filter(None, (error.message, error.details)))) or "it gave no reason",
-    )
-
-
-def _read_node_errors(node_errors: Mapping[str, _NodeErrors], graph: Graph) -> Failure:
-    wrong: list[tuple[Node, str]] = []
-    lacking: list[tuple[Node, str]] = []
-    for node_id in sorted(node_errors, key=node_order):
-        node = describe_node(graph, node_id, node_errors[node_id].class_type)
-        for error in node_errors[node_id].errors:
-            value = error.extra_info.get("received_value")
-            if error.type == "value_not_in_list" and is_model(value, _options(error)):
-                lacking.append((node, f"the model {_cut(str(value), 200)} ({node.class_type}.{_input(error)})"))
-            else:
-                wrong.append((node, _explain(node, error)))
-    if lacking and not wrong:
-        lacks = dict.fromkeys(text for _, text in lacking)
-        return Failure(Reason.WORKFLOW_UNAVAILABLE, node=lacking[0][0], lacks=_cut(", ".join(lacks)))
-    sentences = [text for _, text in wrong] + [f"it has not got {text}" for _, text in lacking]
-    if len(sentences) > MAX_SENTENCES:
-        sentences = [*sentences[:MAX_SENTENCES], f"and {len(sentences) - MAX_SENTENCES} more"]
-    node_named = wrong[0][0] if wrong else None
-    return Failure(Reason.VALIDATION_FAILED, node=node_named, problem=_cut("; ".join(sentences)) or "it gave no reason")
-
-
-def _explain(node: Node, error: _Error) -> str:
-    """For example: width of node 1 (EmptyImage) is 0, and the smallest allowed is 1."""
-    where = f"node {node.id} ({node.title})" if node.title else f"node {node.id}"
-    name = _input(error)
-    value = _shown(name, error.extra_info.get("received_value"))
-    limits = _limits(error)
-    match error.type:
-        case "value_smaller_than_min":
-            return f"{name} of {where} is {value}, and the smallest allowed is {limits.get('min')}"
-        case "value_bigger_than_max":
-            return f"{name} of {where} is {value}, and the largest allowed is {limits.get('max')}"
-        case "invalid_input_type":
-            return f"{name} of {where} is {value}, which is no {_type(error)}"
-        case "value_not_in_list":
-            options = _options(error)
-            offered = f"; it takes {nearest(str(error.extra_info.get('received_value')), options)}" if options else ""
-            return f"{name} of {where} is {value}, which is none of its choices{offered}"
-        case "required_input_missing":
-            return f"{where} lacks its input {name}"
-        case "bad_linked_input":
-            return f"{name} of {where} is {value}, and a link is [node id, output number]"
-        case "return_type_mismatch":
-            return f"{name} of {where} is linked to an output of another type: {_cut(error.details, 200)}"
-        case "custom_validation_failed":
-            return f"{where}: {_cut(error.details, 300)}"
-        case _:
-            return f"{where}: {_cut(': '.join(filter(None, (error.message, error.details))), 300)}"
-
-
-def _class_named(error: _Error, node: Node) -> str:
-    named = error.extra_info.get("class_type")
-    return _cut(named, 200) if isinstance(named, str) else node.class_type or "of a node without class_type"
-
-
-def _input(error: _Error) -> str:
-    name = error.extra_info.get("input_name")
-    return _cut(name, 100) if isinstance(name, str) else _cut(error.details, 100)
-
-
-def _shown(name: str, value: Any) -> str:
-    shown = mask_value(name, value)
-    return _cut(f'"{shown}"' if isinstance(shown, str) else str(shown), 100)
-
-
-def _type(error: _Error) -> str:
-    config = error.extra_info.get("input_config")
-    return _cut(str(config[0]), 40) if isinstance(config, list) and config else "value it takes"
-
-
-def _limits(error: _Error) -> Mapping[str, Any]:
-    config = error.extra_info.get("input_config")
-    return config[1] if isinstance(config, list) and len(config) > 1 and isinstance(config[1], dict) else {}
-
-
-def _options(error: _Error) -> list[str]:
-    """What may be chosen; ComfyUI leaves it out where there are more than 20."""
-    config = error.extra_info.get("input_config")
-    options = (
-        config[0]
-        if isinstance(config, list) and config and isinstance(config[0], list)
-        else _limits(error).get("options")
-    )
-    return [option for option in options if isinstance(option, str)] if isinstance(options, list) else []
-
-
-def _cut(text: str, limit: int = MAX_PROBLEM) -> str:
-    text = mask_urls(" ".join(text.split()))
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"

@@ -9,9 +9,10 @@ from typing import Literal
 from handoff import log
 from handoff.failures import EdgeError, Unavailable
 from watcher.capabilities import Capabilities, read_capabilities
-from watcher.comfyui import ComfyUI, Queue
+from watcher.comfyui import ComfyUI
 from watcher.decisions import backoff
 from watcher.loop import Loop
+from watcher.prompts import Queue
 
 DEAD_WORKER_S = 5.0  # something waits and nothing runs for this long: ComfyUI's worker thread has died
 LOOK_S = 1.0

@@ -1,12 +1,12 @@
 """What to do next with a job, given what is known of it. Pure: no I/O, no clock, no chance; tested as a table."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from handoff import state
 from handoff.failures import Failure, Reason
 from handoff.spool.record import Record, Try
-from watcher.comfyui import Prompt, PromptState
+from watcher.prompts import Prompt, PromptState
 
 STRIKES = 3
 ATTEMPTS = 10
@@ -128,25 +128,24 @@ class Inside:
     alone: bool
 
 
-def may_send(inside: Iterable[Inside], *, alone: bool, window: int) -> bool:
+def may_send(inside: Collection[Inside], *, alone: bool, window: int) -> bool:
     """Whether one more job may go to ComfyUI.
 
     Few at a time, so that priorities, cancels and a restart cost little; more while they are so short that ComfyUI
     would run dry. A job under suspicion of killing ComfyUI (`alone`) has no neighbour that it could harm.
     """
-    present = list(inside)
-    if not present:
+    if not inside:
         return True
-    if alone or any(job.alone for job in present):
+    if alone or any(job.alone for job in inside):
         return False
-    if len(present) < window:
+    if len(inside) < window:
         return True
     work = 0.0
-    for job in present:
+    for job in inside:
         if job.expected_s is None:
             return False
         work += job.expected_s
-    return work < SHORT_S and len(present) < MOST_INSIDE
+    return work < SHORT_S and len(inside) < MOST_INSIDE
 
 
 def poll_delay(elapsed_s: float) -> float:

@@ -20,8 +20,9 @@ from handoff.spool.seat import Seat
 from handoff.status import OutputEntry, StatusDocument, seconds_between
 from handoff.stores.contract import Store
 from watcher.collector import Output, collect
-from watcher.comfyui import ComfyUI, Prompt
+from watcher.comfyui import ComfyUI
 from watcher.graph import attempt_graph, masked_graph
+from watcher.prompts import Prompt
 
 JSON = "application/json"
 FOREVER = "public, max-age=31536000, immutable"  # outputs: their keys are never used for other bytes

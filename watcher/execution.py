@@ -20,7 +20,7 @@ from handoff.state import Status
 from handoff.status import ComfyUIEntry, StatusDocument, seconds_between
 from watcher import decisions
 from watcher.capabilities import Capabilities, lacks
-from watcher.comfyui import ComfyUI, Prompt, PromptState, failure_of
+from watcher.comfyui import ComfyUI
 from watcher.comfyui_events import Event
 from watcher.comfyui_watch import ComfyUIWatch
 from watcher.courier import Courier
@@ -28,6 +28,7 @@ from watcher.disk import Disk
 from watcher.live import Live, Phase
 from watcher.loop import Loop
 from watcher.peers import Peers
+from watcher.prompts import Prompt, PromptState, failure_of
 from watcher.submission import Lacking, Sent, Submission
 from watcher.tasks import Tasks
 
@@ -83,6 +84,8 @@ class Execution:
         self._log = log.get()
         self._ready: deque[Live] = deque()
         self._inside: dict[str, Live] = {}
+        self._load: dict[str, decisions.Inside] = {}
+        """What each of them means for the next one's turn; asked for at every turn of the loop."""
         self._by_prompt: dict[str, Live] = {}
         self._durations: dict[str, float] = {}
         self._closed = False
@@ -108,6 +111,7 @@ class Execution:
     def leave(self, live: Live) -> None:
         """Forgets the job here, whatever becomes of it."""
         self._inside.pop(live.token, None)
+        self._load.pop(live.token, None)
         self._by_prompt.pop(live.prompt_id, None)
         if live in self._ready:
             self._ready.remove(live)
@@ -133,12 +137,11 @@ class Execution:
                 return
 
     def _may_send(self, *, alone: bool) -> bool:
-        present = [live.to_inside(self._durations.get(_kind_of(live.record))) for live in self._inside.values()]
         return (
             self._watch.usable
             and (self._listening or time.monotonic() >= self._listen_by)
             and self._disk.trouble is None
-            and decisions.may_send(present, alone=alone, window=self._settings.window)
+            and decisions.may_send(self._load.values(), alone=alone, window=self._settings.window)
         )
 
     def _send(self, live: Live) -> None:
@@ -161,6 +164,8 @@ class Execution:
     def _enter(self, live: Live, prompt: str) -> None:
         live.prompt_id = prompt
         self._inside[live.token] = self._by_prompt[prompt] = live
+        expected_s = self._durations.get(_kind_of(live.record))
+        self._load[live.token] = decisions.Inside(expected_s=expected_s, alone=live.alone)
 
     def _sent(self, live: Live, sent: Sent) -> None:
         heard = {"started_at": live.document.started_at, "queue_s": live.document.queue_s}

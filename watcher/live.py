@@ -7,8 +7,7 @@ from enum import Enum, auto
 from handoff.spool.record import Record
 from handoff.state import Status
 from handoff.status import ComfyUIEntry, StatusDocument
-from watcher.comfyui import Prompt
-from watcher.decisions import Inside
+from watcher.prompts import Prompt
 
 
 class Phase(Enum):
@@ -63,9 +62,6 @@ class Live:
     def alone(self) -> bool:
         """Suspected of bringing ComfyUI down: it runs without neighbours."""
         return self.record.ended("lost") > 0
-
-    def to_inside(self, expected_s: float | None) -> Inside:
-        return Inside(expected_s=expected_s, alone=self.alone)
 
 
 class Jobs:

@@ -96,7 +96,7 @@ class Journal:
         self.announce(document.id)
 
     def publish_job_document(self, id: str, data: bytes, token: str) -> None:
-        self._publish(id, "job.json", data, token, durable_write=True)
+        self._publish(id, "job.json", data, token, durable_write=True, sync_folder=False)  # the final status does that
 
     def publish_output(self, source: str, id: str, name: str, token: str, *, sha256: str) -> None:
         """Gives a verified, flushed file its public name; may be done again at any time.
@@ -153,13 +153,15 @@ class Journal:
                 ):
                     shutil.rmtree(path, ignore_errors=True)
 
-    def _publish(self, id: str, name: str, data: bytes, token: str, *, durable_write: bool) -> None:
+    def _publish(
+        self, id: str, name: str, data: bytes, token: str, *, durable_write: bool, sync_folder: bool = True
+    ) -> None:
         """The pen first: a watcher that was fenced off leaves nothing to be seen, not even an empty folder."""
         scratch = f"{self._seat.pen}/{token}-{name}"
         with self._seat.power():
             durable.write_file(scratch, data, durable=durable_write)
             self._make_job_folder(id)
-            durable.replace(scratch, f"{self._folders.job(id)}/{name}", durable=durable_write)
+            durable.replace(scratch, f"{self._folders.job(id)}/{name}", durable=durable_write and sync_folder)
 
     def _make_job_folder(self, id: str) -> None:
         path = self._folders.job(id)

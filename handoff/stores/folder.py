@@ -115,7 +115,7 @@ class FolderStore:
         if whole.startswith(f"{_UNFINISHED}/"):
             raise Permanent(f"the key {whole!r} is where this store keeps its unfinished files")
         *folders, name = whole.split("/")
-        with self._explained(key), self._folder([_UNFINISHED]) as pen:
+        with self._explained(key), self._opened_root() as root, self._walk(root, [_UNFINISHED]) as pen:
             temporary = secrets.token_hex(8)
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=pen)
             try:
@@ -125,15 +125,13 @@ class FolderStore:
                         os.fsync(fd)
                 finally:
                     os.close(fd)
-                with self._folder(folders) as folder:
+                with self._walk(root, folders) as folder:
                     if replace:
                         os.rename(temporary, name, src_dir_fd=pen, dst_dir_fd=folder)
-                    else:
-                        os.link(temporary, name, src_dir_fd=pen, dst_dir_fd=folder, follow_symlinks=False)
+                    elif not _link(temporary, name, pen, folder):
+                        return False
                     if durable:
                         os.fsync(folder)
-            except FileExistsError:
-                return False
             finally:
                 with suppress(FileNotFoundError):
                     os.unlink(temporary, dir_fd=pen)
@@ -159,10 +157,31 @@ class FolderStore:
 
     @contextmanager
     def _folder(self, names: list[str], *, make: bool = True) -> Iterator[int]:
-        """Walks from the root name by name, so that no link on the way leads out of it."""
-        if make:
-            os.makedirs(self._root, exist_ok=True)
-        fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with self._opened_root(make=make) as root, self._walk(root, names, make=make) as folder:
+            yield folder
+
+    @contextmanager
+    def _opened_root(self, *, make: bool = True) -> Iterator[int]:
+        """A root that is no folder may be one again soon: it is a mount point that somebody is working on."""
+        try:
+            try:
+                fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                if not make:
+                    raise
+                os.makedirs(self._root, exist_ok=True)
+                fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise Unavailable(f"{self._root} is no folder; see that it is mounted") from error
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def _walk(self, root: int, names: list[str], *, make: bool = True) -> Iterator[int]:
+        """Goes from the root name by name, so that no link on the way leads out of it."""
+        fd = os.dup(root)
         try:
             for name in names:
                 try:
@@ -190,6 +209,15 @@ class FolderStore:
                 raise Permanent(f"{self._place(key)}: {_REFUSED[number]}") from error
             remedy = _REMEDIES.get(number, "see that it is mounted and writable")
             raise Unavailable(f"{self._place(key)}: {os.strerror(number)}; {remedy}") from error
+
+
+def _link(temporary: str, name: str, pen: int, folder: int) -> bool:
+    """False: the name is taken."""
+    try:
+        os.link(temporary, name, src_dir_fd=pen, dst_dir_fd=folder, follow_symlinks=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _copy(source: Source, fd: int) -> None:
