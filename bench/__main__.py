@@ -40,11 +40,14 @@ def main() -> int:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Speed and memory, side by side in one run.")
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], metavar="PART", help=f"of: {', '.join(PARTS)}; all when absent")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of: {', '.join(PARTS)}; all when absent")
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes the figures there, too")
     parser.add_argument("--s3", action="store_true", help="overhead with S3, too (Debian's radosgw, on loopback)")
     parser.add_argument("--quick", action="store_true", help="a tenth of the jobs: to try the benchmark itself")
-    return parser.parse_args()
+    chosen = parser.parse_args()
+    if unknown := set(chosen.parts) - set(PARTS):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    return chosen
 
 
 def _measurements(*, quick: bool, s3: bool) -> list[tuple[str, Iterator[Figure]]]:
@@ -56,7 +59,7 @@ def _measurements(*, quick: bool, s3: bool) -> list[tuple[str, Iterator[Figure]]
     return [
         ("pickup", pickup.measure(some(100))),
         ("throughput", throughput.measure(some(1000))),
-        ("overhead", chain(overhead.measure(some(200), s3=s3), fsyncs.measure(20))),
+        ("overhead", chain(overhead.measure(some(120), s3=s3), fsyncs.measure(20))),
         ("memory", memory.measure(some(10_000))),
         ("growth", growth.measure(some(10_000))),
     ]
@@ -83,8 +86,7 @@ def _draw(figures: list[Figure]) -> Table:
 def _cells(figure: Figure) -> list[str]:
     compared = ""
     if figure.compared is not None:
-        is_difference = figure.target.startswith("difference") or figure.compared == figure.value - (figure.beside or 0)
-        compared = f"{figure.compared:+.1f} {figure.unit}" if is_difference else f"× {figure.compared:.3g}"
+        compared = f"{figure.compared:+.1f} {figure.unit}" if figure.is_difference else f"× {figure.compared:.3g}"
     return [
         figure.what,
         f"{figure.value:,.4g} {figure.unit}",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """`value` and `beside` have the same unit. `compared` is their ratio or difference, as `target` wants it.
+    """`value` and `beside` have the same unit. `compared` is their ratio, or their difference.
 
     `fsync_ms`: what one fsync cost on this disk around the time of a latency, since latencies are made of them.
     """
@@ -19,6 +19,7 @@ class Figure:
     beside: float | None = None
     beside_what: str = ""
     compared: float | None = None
+    is_difference: bool = False
     target: str = ""
     fsync_ms: float | None = None
 

@@ -26,7 +26,7 @@ def measure(jobs: int) -> Iterator[Figure]:
         later = _measure_latency(house, 50)
     yield _compare(f"CPU ms per job, {jobs:,} waiting", first, f"{tenth:,} waiting", alone)
     yield _compare(f"CPU ms per job, {jobs - tenth:,} done", last, "none done", alone)
-    yield _compare(f"p50: dropped → final status.json, {jobs:,} done", later, "none done", latency, fsync_ms)
+    yield _compare(f"p50 dropped → final status, {jobs:,} done", later, "none done", latency, fsync_ms)
 
 
 def _compare(what: str, value: float, beside_what: str, beside: float, fsync_ms: float | None = None) -> Figure:

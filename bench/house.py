@@ -79,7 +79,9 @@ class House:
 
     def _check(self, end: float, what: str) -> None:
         if self.watcher.process.poll() is not None or time.monotonic() > end:
-            raise RuntimeError(f"waited in vain for {what}; the watcher said\n{self.watcher.stderr.read_text()[-3000:]}")
+            raise RuntimeError(
+                f"waited in vain for {what}; the watcher said\n{self.watcher.stderr.read_text()[-3000:]}"
+            )
 
 
 @dataclass(frozen=True)
@@ -149,16 +151,14 @@ def make_root() -> Iterator[Path]:
 @contextlib.contextmanager
 def run_simulator(root: Path, *, seconds_per_prompt: float = 0.0) -> Iterator[Simulator]:
     flags = ("--seconds-per-prompt", str(seconds_per_prompt))
-    with start_simulator(
-        root / "comfyui", *flags, input_dir=root / "input", output_dir=root / "output"
-    ) as simulator:
+    with start_simulator(root / "comfyui", *flags, input_dir=root / "input", output_dir=root / "output") as simulator:
         yield simulator
 
 
 @contextlib.contextmanager
 def run_watcher(root: Path, simulator: Simulator, *, url: str | None = None, **settings: object) -> Iterator[House]:
     """`url`: where the watcher finds ComfyUI, if not at the simulator itself."""
-    with start_watcher(root, url or simulator.url, **settings) as watcher:
+    with start_watcher(root, url or simulator.url, wrap=(), **settings) as watcher:
         watcher.wait_for("comfyui_up")
         yield House(root, simulator, watcher)
 
@@ -168,6 +168,6 @@ def open_house(*, seconds_per_prompt: float = 0.0, **settings: object) -> Iterat
     with (
         make_root() as root,
         run_simulator(root, seconds_per_prompt=seconds_per_prompt) as simulator,
-        run_watcher(root, simulator, **settings) as house,
+        run_watcher(root, simulator, url=None, **settings) as house,
     ):
         yield house

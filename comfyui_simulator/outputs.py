@@ -1,7 +1,5 @@
 """Faults of output files: listed but missing, empty, torn, or leading out of the output folder."""
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from comfyui_simulator.faults import Faults
@@ -29,7 +27,7 @@ def _spoil_entry(entry: Any, folders: Folders, faults: Faults) -> Any:
     elif fault == "truncated":
         path.write_bytes(content[: len(content) // 2])
     elif fault == "symlink":
-        outside = Path(tempfile.mkdtemp(prefix="simulator-outside-")) / path.name
+        outside = folders.temp / f"outside-{path.name}"
         outside.write_bytes(content)
         path.symlink_to(outside)
     return entry

@@ -6,6 +6,7 @@ from typing import Any
 from PIL import Image, ImageOps, ImageSequence
 
 from comfyui_simulator import pictures
+from comfyui_simulator.folders import Folders
 from comfyui_simulator.node_types import NodeContext, Output, node
 from comfyui_simulator.pictures import Picture
 
@@ -56,9 +57,9 @@ def load_image_mask(context: NodeContext, *, image: str, channel: str) -> Output
         return Output(values=([Picture(upright.convert("RGB").getchannel(channel[0].upper()))],))
 
 
-def hash_loaded_file(context_folders: Any, values: dict[str, Any]) -> str:
+def hash_loaded_file(folders: Folders, values: dict[str, Any]) -> str:
     """IS_CHANGED of the loading nodes: the sha256 of the file."""
-    with open(context_folders.find_annotated(values["image"]), "rb") as file:
+    with open(folders.find_annotated(values["image"]), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -56,7 +56,9 @@ def watch() -> None:
 
 @app.command()
 def submit(
-    workflow: Annotated[str | None, typer.Argument(metavar="[WORKFLOW]", show_default=False)] = None,
+    workflow: Annotated[
+        str | None, typer.Argument(metavar="WORKFLOW", help="A name of `handoff workflows list`.", show_default=False)
+    ] = None,
     params: Annotated[
         list[str] | None,
         typer.Option("-p", "--param", metavar="NAME=VALUE", help="A parameter; a picture's path works."),
@@ -243,7 +245,7 @@ def health(
 @workflows.command("list")
 def list_workflows(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Shows its parameters.", show_default=False)
+        str | None, typer.Argument(metavar="NAME", help="Shows its parameters.", show_default=False)
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -262,7 +264,8 @@ def list_workflows(
 
 @workflows.command("check")
 def check_workflows(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", show_default=False)] = None, as_json: AsJson = False
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Only this one.", show_default=False)] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Look for mistakes in workflows.
 

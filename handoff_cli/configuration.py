@@ -43,14 +43,15 @@ def read_effective() -> list[Effective]:
     """Every setting, and the AWS variables that are set; secrets are masked. Raises SettingsError."""
     environment = {name.upper() for name in os.environ}  # before `load`, which puts AWS lines of .env into it
     written = {name.upper() for name, value in dotenv_values(ENV_FILE).items() if value is not None}
-    settings = load(WatcherSettings)
+    values = load(WatcherSettings).model_dump(mode="json")
     rows = []
     for field, description in WatcherSettings.model_fields.items():
         name = name_of(field)
-        value = settings.model_dump(mode="json")[field]
         source = _find_source(name, environment, written)
         rows.append(
-            Effective(name=name, value=_mask(field, value), source=source, description=description.description or "")
+            Effective(
+                name=name, value=_mask(field, values[field]), source=source, description=description.description or ""
+            )
         )
     for name in sorted(name for name in environment | written if name.startswith("AWS_")):
         value = mask_urls(os.environ.get(name, "")) if name in _PLAIN_AWS else MASK

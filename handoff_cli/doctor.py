@@ -37,9 +37,10 @@ from handoff.failures import EdgeError, Unavailable
 from handoff.folders import FOLDER_MODE, Folders
 from handoff.masking import mask_urls
 from handoff.settings import WatcherSettings, name_of
+from handoff.site import MARKER, ForeignSite, Site
 from handoff.spool import lease
 from handoff.spool.seat import UnfitVolume, other_watchers, prove
-from handoff.stores.contract import CHECK_KEY, CHECK_TEXT
+from handoff.stores.contract import CHECK_KEY, CHECK_TEXT, Store
 from handoff.stores.folder import FolderStore
 from handoff.stores.opening import open_store
 from watcher.comfyui import ComfyUI
@@ -573,12 +574,16 @@ def _judge_written(settings: WatcherSettings) -> Finding:
         try:
             owner = _user(os.stat(written).st_uid)
             durable.sync_file(written)
-            os.link(written, f"{scratch}/linked")
         except FileNotFoundError:
             return _failed(name, "what ComfyUI wrote is not to be seen here", f"Mount {output} anew.")
         except OSError as error:
             remedy = "Run ComfyUI with umask 002 and both users in one group, or both as one user."
-            return _failed(name, f"a file that {owner} wrote cannot be linked: {error.strerror}", remedy)
+            return _failed(name, f"a file that {owner} wrote cannot be read: {error.strerror}", remedy)
+        try:
+            os.link(written, f"{scratch}/linked")
+        except OSError as error:
+            remedy = "To save the copy of each output: ComfyUI with umask 002 and both users in one group."
+            return _warning(name, f"a file that {owner} wrote is copied, not linked: {error.strerror}", remedy)
     return _ok(name, f"written by {owner}, ours to read and to link")
 
 
@@ -601,9 +606,28 @@ def check_bucket(settings: WatcherSettings) -> Iterator[Finding]:
         )
         return
     yield _ok("bucket", f"{store.describe()}: written")
+    yield from _check_owner(settings.folders, store)
     url = store.url(CHECK_KEY, expires_s=60)
     if url is not None:
         yield _judge_link(url)
+
+
+def _check_owner(folders: Folders, store: Store) -> Iterator[Finding]:
+    """Whether the prefix is marked as another installation's. Marks nothing: that is for the first watcher."""
+    if store.head(MARKER) is None:
+        return
+    if not os.path.lexists(f"{folders.spool}/site"):
+        found = f"another installation marked {store.describe()}; {folders.input} never had a watcher"
+        yield _warning(
+            "bucket's owner", found, f"Set another {name_of('s3_prefix')}, or correct {name_of('input_dir')}."
+        )
+        return
+    try:
+        Site(folders, store).ensure()
+    except ForeignSite as error:
+        yield _failed("bucket's owner", str(error), "Do as the text says; no watcher starts before.")
+    else:
+        yield _ok("bucket's owner", "this installation")
 
 
 def _judge_link(url: str) -> Finding:

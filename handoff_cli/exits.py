@@ -27,5 +27,6 @@ def unknown_id(id: str) -> Stopped:
     return Stopped(
         Exit.UNKNOWN_ID,
         f"No job has the id {id}. `handoff list` shows the ids; the id of a dropped file is made from its name and the"
-        " time, and a file that still lies in input/ has none yet.",
+        " time, and a file that still lies in input/ has none yet. One that was refused lies in input/rejected/ beside"
+        " its reason.",
     )

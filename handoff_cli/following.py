@@ -37,7 +37,7 @@ class Sight:
 
 
 class Follower:
-    """Looks cheaply: a status that did not change is not read again, and a waiting job's record is read once."""
+    """Looks cheaply: a status that did not change is not read again."""
 
     def __init__(self, folders: Folders, id: str) -> None:
         self._folders = folders

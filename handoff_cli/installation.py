@@ -4,6 +4,7 @@ from handoff.folders import Folders
 from handoff.messages import Language
 from handoff.settings import Settings, SettingsError, load, make_folders, name_of
 from handoff.spool.listing import find_pause, list_watchers
+from handoff_cli.rendering import warn
 
 
 def open_folders() -> tuple[Settings, Folders]:
@@ -32,14 +33,19 @@ def read_language() -> Language:
         return "en"
 
 
-def find_standstill(folders: Folders) -> str | None:
-    """Why a job that was submitted now would not be worked on, and the remedy."""
+def warn_of_standstill(folders: Folders) -> None:
+    """Says why jobs that wait would go on waiting, and the remedy."""
     pause = find_pause(folders)
-    if pause is not None:
+    if pause is None:
+        warn_of_absence(folders)
+    else:
         why = f" ({pause.reason})" if pause.reason else ""
-        return f"Paused since {pause.since or 'an unknown time'}{why}: jobs wait until `handoff resume`."
+        warn(f"Paused since {pause.since or 'an unknown time'}{why}: jobs wait until `handoff resume`.")
+
+
+def warn_of_absence(folders: Folders) -> None:
+    """Says when no watcher is there to act upon anything. One of which that is unclear counts as there."""
     watchers = list_watchers(folders)
-    if any(seen.alive is not False for seen in watchers):
-        return None
-    last = "the last one is silent" if watchers else "none was found"
-    return f"No watcher works on {folders.input} ({last}): the job waits until `handoff watch` runs there."
+    if not any(seen.alive is not False for seen in watchers):
+        last = "the last one is silent" if watchers else "none was found"
+        warn(f"No watcher works on {folders.input} ({last}): nothing happens there until `handoff watch` runs.")

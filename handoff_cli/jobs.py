@@ -14,7 +14,7 @@ from handoff.state import Status
 from handoff.status import StatusDocument
 from handoff_cli.exits import Exit, Stopped, unknown_id
 from handoff_cli.following import show_now, wait
-from handoff_cli.installation import find_standstill, open_folders
+from handoff_cli.installation import open_folders, warn_of_absence, warn_of_standstill
 from handoff_cli.rendering import (
     describe,
     note,
@@ -139,8 +139,8 @@ def list_jobs(*, statuses: Sequence[Status], workflow: str | None, limit: int, a
             note("No such job.")
         if found.more:
             note(f"There are more: --limit {limit * 2} shows them.")
-        if standstill := _find_trouble(folders, found.jobs):
-            warn(standstill)
+        if any(not job.done for job in found.jobs):
+            warn_of_standstill(folders)
     for problem in found.unreadable:
         warn(problem)
     return Exit.DONE
@@ -150,10 +150,6 @@ def _result(job: StatusDocument) -> str:
     if job.error is not None:
         return job.error.reason
     return job.step or (f"{len(job.outputs)} output(s)" if job.outputs else "")
-
-
-def _find_trouble(folders: Folders, jobs: Sequence[StatusDocument]) -> str | None:
-    return find_standstill(folders) if any(not job.done for job in jobs) else None
 
 
 # ── cancel, retry ──
@@ -169,8 +165,7 @@ def cancel(id: str, *, waits: bool, wait_s: float | None) -> Exit:
     durable.write_file(folders.cancel_mark(id), b"")
     durable.sync_folder(folders.input)
     note(f"{id} is asked to stop. A job that has already succeeded at ComfyUI is still saved.")
-    if standstill := find_standstill(folders):
-        warn(standstill.replace("the job waits", "it stays as it is"))
+    warn_of_absence(folders)
     if not waits:
         return Exit.DONE
     ended = wait(folders, id, wait_s=wait_s, as_json=False)
@@ -192,8 +187,7 @@ def retry(id: str, *, waits: bool, wait_s: float | None, as_json: bool) -> Exit:
         warn(f"{document.error.reason} seldom goes away by itself. {document.error.hint}")
     again = make_retry(record, received_at=timestamps.to_text(timestamps.now()))
     outcome = publish(folders, again)
-    if standstill := find_standstill(folders):
-        warn(standstill)
+    warn_of_standstill(folders)
     if waits:
         note(again.id)
         return wait(folders, again.id, wait_s=wait_s, as_json=as_json)

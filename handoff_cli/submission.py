@@ -19,9 +19,9 @@ from handoff.spool.publisher import publish
 from handoff.spool.record import Record
 from handoff_cli.exits import Exit, Stopped
 from handoff_cli.following import show_now, wait
-from handoff_cli.installation import find_standstill, make_installation
+from handoff_cli.installation import make_installation, warn_of_standstill
 from handoff_cli.local_pictures import find_local, upload
-from handoff_cli.rendering import explain_failure, note, warn
+from handoff_cli.rendering import explain_failure, note
 from watcher.graph import check_graph
 from workflows.catalogue import Catalogue
 from workflows.filling import find_failures
@@ -75,8 +75,7 @@ def submit(request: Request, *, waits: bool, wait_s: float | None, as_json: bool
         note(f"{record.id} is known already, with the same content: nothing was submitted again.")
     elif waits:
         note(f"Submitted {record.id}.")
-    if standstill := find_standstill(folders):
-        warn(standstill)
+    warn_of_standstill(folders)
     if waits:
         return wait(folders, record.id, wait_s=wait_s, as_json=as_json)
     if not as_json:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from handoff import durable, log, timestamps
-from handoff.settings import WatcherSettings, load
+from handoff.settings import WatcherSettings, load, make_folders
 from handoff.spool import listing
 from handoff.spool.listing import Pause, SeenWatcher
 from handoff_cli.exits import Exit
@@ -72,14 +72,13 @@ def _print(seen: SeenWatcher) -> None:
 
 def pause(reason: str | None) -> Exit:
     """From now on no watcher claims a job; what is at ComfyUI goes on."""
-    _, folders = open_folders()
+    settings, folders = open_folders()
+    make_folders(settings)
     if earlier := listing.find_pause(folders):
         note(_describe(earlier))
         return Exit.DONE
     document = Pause(since=timestamps.to_text(timestamps.now()), reason=reason)
     scratch = f"{folders.spool}/.paused-{secrets.token_hex(8)}"
-    with durable.disk_errors(folders.spool):
-        folders.make()
     durable.publish(document.model_dump_json().encode() + b"\n", scratch, folders.paused)
     note("Paused: jobs are accepted and wait; those at ComfyUI go on. `handoff resume` lets them go.")
     return Exit.DONE

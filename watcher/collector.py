@@ -7,23 +7,20 @@ are foreign: paths are opened below the output folder step by step without follo
 import errno
 import hashlib
 import os
-import re
 import stat
-import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-
 from handoff.failures import Failure, Reason, Unavailable
 from handoff.folders import FOLDER_MODE
 from handoff.status import Kind, TextEntry
-from watcher.comfyui import ComfyUI, Prompt
+from watcher.comfyui import ComfyUI
 from watcher.graph import DEFAULT_LABEL, Graph, Warnings, describe_node, node_order
+from watcher.media import ENDS, Broken, examine, fitting_extension, own_extension
+from watcher.prompts import Prompt
 
 CLOCK_TOLERANCE_S = 2.0  # file times come in coarse steps, and from another clock on network volumes
 PREVIEW_LIMIT = 512 << 20  # bytes of one preview
@@ -31,7 +28,6 @@ TEXT_LIMIT = 64 << 10  # bytes of one text: all texts stand in the status docume
 MAX_TEXTS = 64
 PREVIEW_LABEL = "preview"
 
-_HEAD = 64  # bytes at either end: every signature and trailer that is looked for is shorter
 _READ_SAFELY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _OWN_FOLDER = ".handoff/"
 _TAKEN_NAMES = ("status.json", "job.json", "progress.json")  # lie beside the outputs, here or in the bucket
@@ -125,7 +121,7 @@ def collect(
             verified.append(_verify(file, output, not_before=started - CLOCK_TOLERANCE_S))
             warnings.append(("elsewhere", {"file": file.shown}))
     marked = [
-        (labels.get(file.node, default_label), file.node, _extension(file.filename, made))
+        (labels.get(file.node, default_label), file.node, fitting_extension(file.filename, made.media_type))
         for file, made in zip(files, verified, strict=True)
     ]
     names = name_outputs(job_id, marked)
@@ -183,72 +179,6 @@ def name_outputs(job_id: str, marked: list[tuple[str, str, str]]) -> list[str]:
     return names
 
 
-@dataclass(frozen=True)
-class _Media:
-    kind: Kind
-    media_type: str
-    extensions: tuple[str, ...]  # the first one is given where the file has none of them
-
-
-_PNG = _Media("image", "image/png", ("png", "apng"))
-_JPEG = _Media("image", "image/jpeg", ("jpg", "jpeg"))
-_GIF = _Media("image", "image/gif", ("gif",))
-_WEBP = _Media("image", "image/webp", ("webp",))
-_AVIF = _Media("image", "image/avif", ("avif",))
-_MP4 = _Media("video", "video/mp4", ("mp4", "m4v"))
-_WEBM = _Media("video", "video/webm", ("webm",))
-_FILE = _Media("file", "application/octet-stream", ())
-
-_BY_HEAD: tuple[tuple[re.Pattern[bytes], _Media], ...] = tuple(
-    (re.compile(pattern, re.DOTALL), media)
-    for pattern, media in (
-        (rb"\x89PNG\r\n\x1a\n", _PNG),
-        (rb"\xff\xd8\xff", _JPEG),
-        (rb"GIF8[79]a", _GIF),
-        (rb"RIFF....WEBP", _WEBP),
-        (rb"RIFF....WAVE", _Media("audio", "audio/wav", ("wav",))),
-        (rb"RIFF....AVI ", _Media("video", "video/x-msvideo", ("avi",))),
-        (rb"BM....\0\0\0\0", _Media("image", "image/bmp", ("bmp",))),
-        (rb"II[*+]\0|MM\0[*+]", _Media("image", "image/tiff", ("tiff", "tif"))),
-        (rb"\x76\x2f\x31\x01", _Media("image", "image/x-exr", ("exr",))),
-        (rb"....ftyp(avif|avis)", _AVIF),
-        (rb"....ftyp(heic|heix|mif1)", _Media("image", "image/heic", ("heic", "heif"))),
-        (rb"....ftypM4A", _Media("audio", "audio/mp4", ("m4a",))),
-        (rb"....ftypqt  ", _Media("video", "video/quicktime", ("mov",))),
-        (rb"....ftyp", _MP4),
-        (rb"\x1a\x45\xdf\xa3.{0,48}webm", _WEBM),
-        (rb"\x1a\x45\xdf\xa3", _Media("video", "video/x-matroska", ("mkv",))),
-        (rb"fLaC", _Media("audio", "audio/flac", ("flac",))),
-        (rb"OggS", _Media("audio", "audio/ogg", ("ogg", "opus", "oga"))),
-        (rb"ID3|\xff[\xfb\xfa\xf3\xf2]", _Media("audio", "audio/mpeg", ("mp3",))),
-        (rb"glTF", _Media("model", "model/gltf-binary", ("glb",))),
-        (rb"%PDF-", _Media("file", "application/pdf", ("pdf",))),
-    )
-)
-_BY_EXTENSION: dict[str, _Media] = {
-    media.extensions[0]: media
-    for media in (
-        _Media("text", "text/plain", ("txt",)),
-        _Media("text", "text/markdown", ("md",)),
-        _Media("text", "text/csv", ("csv",)),
-        _Media("text", "application/x-subrip", ("srt",)),
-        _Media("text", "text/vtt", ("vtt",)),
-        _Media("text", "application/json", ("json",)),
-        _Media("image", "image/svg+xml", ("svg",)),
-        _Media("latent", "application/octet-stream", ("latent",)),
-        _Media("model", "application/octet-stream", ("safetensors",)),
-        _Media("model", "model/gltf+json", ("gltf",)),
-        _Media("model", "model/obj", ("obj",)),
-        _Media("model", "model/stl", ("stl",)),
-        _Media("model", "application/octet-stream", ("ply",)),
-        _Media("model", "application/octet-stream", ("fbx",)),
-        _Media("model", "model/vnd.usdz+zip", ("usdz",)),
-        _Media("file", "application/zip", ("zip",)),  # by name, since many formats are zip inside
-    )
-}
-_HAVE_SIGNATURES = frozenset(extension for _, media in _BY_HEAD for extension in media.extensions) - {"mp3"}
-
-
 def _cut(text: str) -> tuple[str, bool]:
     data = text.encode("utf-8", "replace")
     return data[:TEXT_LIMIT].decode("utf-8", "ignore"), len(data) > TEXT_LIMIT
@@ -269,18 +199,6 @@ def _number(stem: str, extension: str, numbers: Counter[str], taken: set[str]) -
             return name
 
 
-def _extension(filename: str, output: Output) -> str:
-    """The file's own extension where it fits what the file is."""
-    own = _own_extension(filename)
-    fitting = next((media.extensions for _, media in _BY_HEAD if media.media_type == output.media_type), ())
-    return own if own and (own in fitting or not fitting) else fitting[0] if fitting else "bin"
-
-
-def _own_extension(filename: str) -> str:
-    extension = filename.rpartition(".")[2].lower() if "." in filename else ""
-    return extension if re.fullmatch(r"[a-z0-9]{1,16}", extension) else ""
-
-
 def _verify(file: Listed, output: str, not_before: float = 0.0) -> Output:
     """Reads the file once, from the first byte to the last. It gets its name later, when all are known."""
     with _open_below(output, file) as stream:
@@ -290,18 +208,14 @@ def _verify(file: Listed, output: str, not_before: float = 0.0) -> Output:
         with _unavailable(f"cannot read {file.shown} in {output}"):
             while part := stream.read(1 << 20):
                 digest.update(part)
-                head = head or part[:_HEAD]
-                tail = (tail + part)[-_HEAD:]
+                head = head or part[:ENDS]
+                tail = (tail + part)[-ENDS:]
                 size += len(part)
             os.fsync(stream.fileno())
-        if size == 0:
-            raise _broken(file, "it is empty")
-        media = _recognise(head, file.filename)
-        if media is None:
-            raise _broken(file, "its content is not what its name says")
-        if not _is_whole(media, stream, head, tail, size):
-            raise _broken(file, "its end is missing")
-        width, height = _measure(media, stream, head, file)
+        try:
+            media = examine(stream, file.filename, head=head, tail=tail, size=size)
+        except Broken as error:
+            raise _broken(file, str(error)) from None
     return Output(
         name="",
         node=file.node,
@@ -310,8 +224,8 @@ def _verify(file: Listed, output: str, not_before: float = 0.0) -> Output:
         media_type=media.media_type,
         bytes=size,
         sha256=digest.hexdigest(),
-        width=width,
-        height=height,
+        width=media.width,
+        height=media.height,
     )
 
 
@@ -356,7 +270,7 @@ def _open_folder(root: str, parts: list[str]) -> int:
 
 def _fetch_preview(preview: Listed, number: int, graph: Graph, output: str, work: str, comfyui: ComfyUI) -> Listed:
     """Copies a preview into the attempt's folder; what an earlier try left there is replaced."""
-    extension = _own_extension(preview.filename) or "bin"
+    extension = own_extension(preview.filename) or "bin"
     fetched = Listed(node=preview.node, subfolder=work, filename=f"preview-{number}.{extension}")
     with _blame(graph, preview.node), _unavailable(f"cannot write {fetched.path} in {output}"):
         os.makedirs(f"{output}/{work}", mode=FOLDER_MODE, exist_ok=True)
@@ -370,91 +284,6 @@ def _fetch_preview(preview: Listed, number: int, graph: Graph, output: str, work
         finally:
             os.close(folder)
     return fetched
-
-
-def _recognise(head: bytes, filename: str) -> _Media | None:
-    """What the bytes are, whatever the name says; by the name where bytes have no signature. None: the name lies."""
-    extension = _own_extension(filename)
-    for pattern, media in _BY_HEAD:
-        if pattern.match(head):
-            return media
-    if extension in _HAVE_SIGNATURES:
-        return None
-    media = _BY_EXTENSION.get(extension, _FILE)
-    return _FILE if media.kind == "text" and b"\0" in head else media
-
-
-def _is_whole(media: _Media, stream: BinaryIO, head: bytes, tail: bytes, size: int) -> bool:
-    """Whether the file ends where its format says. Formats without an end of their own count as whole."""
-    if media is _PNG:
-        return tail.endswith(b"\0\0\0\0IEND\xaeB\x60\x82")
-    if media is _JPEG:
-        return tail.rstrip(b"\0").endswith(b"\xff\xd9")
-    if media is _GIF:
-        return tail.endswith(b";")
-    if head.startswith(b"RIFF"):
-        claimed = int.from_bytes(head[4:8], "little")
-        is_streamed = claimed in (0, 0xFFFFFFFF) and media is not _WEBP
-        return is_streamed or claimed + 8 <= size
-    return not head[4:].startswith(b"ftyp") or _has_whole_boxes(stream, size)
-
-
-def _has_whole_boxes(stream: BinaryIO, size: int) -> bool:
-    """Walks an MP4's outermost boxes: each fits, and the index is among them (it is written last)."""
-    place, has_index = 0, False
-    for _ in range(100_000):
-        if place >= size:
-            break
-        stream.seek(place)
-        header = stream.read(16)
-        length = int.from_bytes(header[:4], "big")
-        if length == 1:
-            length = int.from_bytes(header[8:16], "big")
-        has_index = has_index or header[4:8] in (b"moov", b"moof", b"meta")
-        if length == 0:
-            place = size
-        elif length < 8 or place + length > size:
-            return False
-        else:
-            place += length
-    return has_index
-
-
-def _measure(media: _Media, stream: BinaryIO, head: bytes, file: Listed) -> tuple[int | None, int | None]:
-    """Width and height from the header alone, and a PNG's checksums.
-
-    The plugins are called directly: `Image.open` refuses large pictures, and here none is decoded.
-    """
-    if media is _GIF:
-        width, height = struct.unpack("<HH", head[6:10].ljust(4, b"\0"))
-        return width, height
-    if media is _WEBP:
-        return _measure_webp(head)
-    if media not in (_PNG, _JPEG):
-        return None, None
-    stream.seek(0)
-    try:
-        if media is _JPEG:
-            with JpegImageFile(stream) as picture:
-                return picture.size
-        with PngImageFile(stream) as picture:
-            size: tuple[int, int] = picture.size
-            picture.verify()
-            return size
-    except Exception as error:  # noqa: BLE001 - Pillow raises almost anything for hostile bytes
-        raise _broken(file, f"it is damaged ({type(error).__name__}: {str(error)[:80]})") from None
-
-
-def _measure_webp(head: bytes) -> tuple[int | None, int | None]:
-    form, data = head[12:16], head[20:32].ljust(12, b"\0")
-    if form == b"VP8X":
-        return 1 + int.from_bytes(data[4:7], "little"), 1 + int.from_bytes(data[7:10], "little")
-    if form == b"VP8L":
-        bits = int.from_bytes(data[1:5], "little")
-        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-    if form == b"VP8 ":
-        return int.from_bytes(data[6:8], "little") & 0x3FFF, int.from_bytes(data[8:10], "little") & 0x3FFF
-    return None, None
 
 
 @contextmanager
