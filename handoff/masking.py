@@ -1,6 +1,7 @@
 """What logs, errors, documents and the bucket may show: no secret by name, no URL with the parts that carry secrets. Pure."""
 
 import re
+from functools import lru_cache
 from typing import Any
 
 MASK = "***"
@@ -25,9 +26,10 @@ def mask_value(name: str, value: Any) -> Any:
 
 def mask_urls(text: str) -> str:
     """The text without the parts of URLs that carry secrets: user, query and fragment."""
-    return _URL.sub(_mask_url, text)
+    return _URL.sub(_mask_url, text) if "://" in text else text
 
 
+@lru_cache(maxsize=1000)
 def _is_secret(name: str) -> bool:
     plain = _CAMEL.sub("_", name).lower().replace("-", "_").replace(" ", "_")
     return _SECRET_NAME.search(plain) is not None

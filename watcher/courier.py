@@ -1,5 +1,6 @@
 """Progress for those who poll the bucket: the newest document of each job, at leisure. Nothing rests on it."""
 
+import heapq
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +19,8 @@ class Courier:
         self._put = put
         self._newest: dict[str, StatusDocument] = {}
         self._due: dict[str, float] = {}
+        """When a job may be told of next; kept until its last word."""
+        self._order: list[tuple[float, str]] = []
         self._condition = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="courier", daemon=True)
@@ -26,10 +29,16 @@ class Courier:
     def tell(self, document: StatusDocument) -> None:
         """Replaces what is still waiting to be told of this job. The last word of a job is final."""
         with self._condition:
-            if len(self._newest) < _MOST or document.id in self._newest:
-                self._newest[document.id] = document
-                self._due.setdefault(document.id, time.monotonic() + FIRST_S)
-                self._condition.notify()
+            if len(self._newest) >= _MOST and document.id not in self._newest:
+                if document.done:
+                    self._due.pop(document.id, None)
+                return
+            self._newest[document.id] = document
+            now = time.monotonic()
+            due = now if document.done else self._due.get(document.id, now + FIRST_S)
+            self._due[document.id] = due
+            heapq.heappush(self._order, (due, document.id))
+            self._condition.notify()
 
     def close(self, *, by: float) -> None:
         """Tells nothing more; waits for a put that is under way until `by` (monotonic seconds)."""
@@ -48,19 +57,20 @@ class Courier:
                 log.get().exception("courier", id=document.id)
 
     def _next(self) -> StatusDocument | None:
+        """Waits for the next word that is due; None at the end."""
         with self._condition:
             while not self._stopping:
-                now = time.monotonic()
-                wait = None
-                for id, document in self._newest.items():
-                    due = now if document.done else self._due[id]
-                    if due <= now:
+                wait = self._order[0][0] - time.monotonic() if self._order else None
+                if wait is not None and wait <= 0:
+                    due, id = heapq.heappop(self._order)
+                    document = self._newest.get(id) if self._due.get(id) == due else None
+                    if document is not None:
                         del self._newest[id]
                         if document.done:
-                            self._due.pop(id, None)
+                            del self._due[id]
                         else:
-                            self._due[id] = now + PAUSE_S
+                            self._due[id] = time.monotonic() + PAUSE_S
                         return document
-                    wait = min(wait or PAUSE_S, due - now)
-                self._condition.wait(wait)
+                else:
+                    self._condition.wait(wait)
         return None

@@ -36,6 +36,7 @@ QUIET_S = 3.0  # after an unclear POST: how long ComfyUI may still be taking it 
 PROGRESS_S = 0.5  # how often a running job's status is written, at most
 LONG_S = 0.3  # a run shorter than this is not worth a status or an upload of its own
 SILENT_S = 2.0  # a prompt waits at ComfyUI and none of ours runs: time to look whether it still executes
+UNSTARTED_S = 1.0  # between two look-ups of a prompt that waits at ComfyUI, while the websocket would tell of its start
 LISTEN_S = 1.0  # how long a first prompt waits for the websocket, which is but a hint
 STOP_S = 0.05  # after asking ComfyUI to stop a prompt
 
@@ -147,7 +148,8 @@ class Execution:
     def _send(self, live: Live) -> None:
         capabilities = self._watch.capabilities
         assert capabilities is not None
-        live.sent_at, live.started_at = time.monotonic(), None
+        live.sent_at = live.published_at = time.monotonic()
+        live.started_at = None
         live.executed = live.refused = live.timed_out = False
         live.prompt, live.done_nodes = None, set()
         # known to `hear` before the POST: a short job may be over before its answer is read
@@ -308,8 +310,11 @@ class Execution:
 
     def _look_later(self, live: Live) -> None:
         now = time.monotonic()
-        due = live.due = now + decisions.poll_delay(now - (live.started_at or live.sent_at))
-        self._loop.after(due - now, lambda: self._tasks.advance(live) if live.due == due else None)
+        delay = decisions.poll_delay(now - (live.started_at or live.sent_at))
+        if self._listening and live.started_at is None:
+            delay = max(delay, UNSTARTED_S)
+        due = live.due = now + delay
+        self._loop.after(delay, lambda: self._tasks.advance(live) if live.due == due else None)
 
     def look(self, live: Live) -> None:
         """Asks ComfyUI what became of the prompt; while it is away, `look_at_all` comes back to it."""

@@ -60,7 +60,9 @@ class Reception:
         self._waiting = waiting
         self._listener = listener
         self._log = log.get()
-        self._drops = Drops(seat)
+        self._own: set[str] = set()
+        """What this watcher puts into the inbox itself, until the event that tells of it."""
+        self._drops = Drops(seat, on_publish=self._own.add)
         self._intake = Intake(
             self._drops,
             planner,
@@ -77,8 +79,6 @@ class Reception:
         )
         self._names: dict[str, None] = {}
         """Names to look at, in the order in which they were heard of."""
-        self._own: set[str] = set()
-        """What this watcher put into the inbox itself, until the event that tells of it."""
         self._looking = False
         self._timer: Timer | None = None
         self._in_hand: set[str] = set()
@@ -262,7 +262,6 @@ class Reception:
                     self._log.info("replay", id=job.id, file=claim.name)
                 elif job.inbox_name is not None and job.record is not None:
                     self._log.info("accepted", id=job.id, file=job.record.source)
-                    self._own.add(job.inbox_name)
                     self._waiting.add(job.inbox_name)
                     self._listener.on_taken(job.record)
             case Rejected(name=name, failure=failure):

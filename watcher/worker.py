@@ -366,7 +366,8 @@ class Worker:
     def _claim_more(self) -> None:
         """Claims while ComfyUI has room for more than what is ready already."""
         while (
-            self._stop_by is None
+            len(self._waiting)
+            and self._stop_by is None
             and not self._reception.paused
             and self._execution.has_room
             and len(self._planning) < self._settings.window

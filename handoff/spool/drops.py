@@ -62,8 +62,10 @@ class TakenIn:
 
 
 class Drops:
-    def __init__(self, seat: Seat) -> None:
+    def __init__(self, seat: Seat, on_publish: Callable[[str], None] = lambda _: None) -> None:
+        """`on_publish` is told the name of each job just before it appears in the inbox, by whichever thread works."""
         self._seat = seat
+        self._on_publish = on_publish
         self._folders = seat.folders
         self._publishing = threading.Lock()
 
@@ -147,6 +149,7 @@ class Drops:
                 os.unlink(made)
                 return None
             name = inbox_name(record.rank, record.token)
+            self._on_publish(name)
             os.rename(made, f"{self._folders.inbox}/{name}")
         return TakenIn(id=record.id, inbox_name=name, record=record)
 

@@ -136,6 +136,9 @@ def prove(folders: Folders) -> None:
                 write_file(f"{folder}/a", b"handoff", durable=False)
         _prove_rename(f"{scratch[0]}/a", f"{folders.input}/{name}", "input/")
         _prove_rename(f"{folders.input}/{name}", f"{folders.inbox}/{name}", "input/")
+        for folder in (folders.uploads, folders.rejected, folders.done):
+            _prove_rename(f"{folders.inbox}/{name}", f"{folder}/{name}", "input/")
+            _prove_rename(f"{folder}/{name}", f"{folders.inbox}/{name}", "input/")
         os.unlink(f"{folders.inbox}/{name}")
         _prove_rename(f"{scratch[1]}/a", f"{folders.output}/{name}", "output/")
         os.unlink(f"{folders.output}/{name}")

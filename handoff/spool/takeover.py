@@ -131,11 +131,12 @@ def _remove_pen(seat: Seat, wid: str) -> None:
 def clear_leftovers(seat: Seat, *, thoroughly: bool) -> None:
     """Removes what watchers left that died while they started: trials, `new-*`, and pens without a folder in `input/`.
 
-    Thoroughly: also in the two folders that hold a name for everything ever done.
+    Thoroughly: also in the folders that hold a name for everything ever done.
     """
     folders = seat.folders
     small = (folders.input, folders.spool, folders.inbox, folders.pens)
-    for folder in (*small, folders.ids, folders.output) if thoroughly else small:
+    large = (folders.uploads, folders.rejected, folders.done, folders.ids, folders.output)
+    for folder in (*small, *large) if thoroughly else small:
         for name in os.listdir(folder):
             is_pen = folder == folders.pens and name.startswith("w-")
             is_start = folder == folders.spool and name.startswith("new-")
