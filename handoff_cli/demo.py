@@ -128,6 +128,9 @@ def demo(comfyui_url: str | None) -> int:
         return 128 + (signals.received or signal.SIGINT)
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
+    except OSError as error:
+        console.print(f"\n{error.filename}: {error.strerror}. Is there room, and may you write there?")
+        return Exit.JOB_FAILED
 
 
 # ── the stage ──
@@ -206,7 +209,8 @@ def _tell_missing(kind: str, search: FolderSearch) -> str:
 def _check_no_other_watcher(folders: Folders) -> None:
     with suppress(FileNotFoundError):
         for wid in other_watchers(folders, ""):
-            if not lease.is_released(f"{folders.watcher(wid)}/lease"):
+            path = f"{folders.watcher(wid)}/lease"
+            if lease.read(path) is not None and not lease.is_released(path):
                 raise _CannotRun(
                     f"A watcher already works in {folders.input}: no demo is needed. Try"
                     " `handoff submit canvas --wait`, or stop it first.",
@@ -220,7 +224,7 @@ def _check_no_other_watcher(folders: Folders) -> None:
 def _play(stage: Stage, console: Console, signals: "_Signals") -> int:
     samples = _write_samples(stage)
     place = "a simulated ComfyUI" if stage.comfyui_url is None else f"ComfyUI at {mask_urls(stage.comfyui_url)}"
-    console.print(f"Handoff demo: three jobs, from file to picture, on {place}.\n", markup=False)
+    console.print(f"Handoff demo: three jobs, from file to picture, on {place}.\n")
     with ExitStack() as running:
         running.enter_context(signals.held_back())
         url = stage.comfyui_url or _start_simulator(stage, running, signals)

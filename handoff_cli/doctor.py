@@ -204,16 +204,7 @@ def check_folders(settings: WatcherSettings) -> Iterator[Finding]:
 def check_modes(settings: WatcherSettings) -> Iterator[Finding]:
     """ComfyUI, watcher and adapter may be different users of one group: that needs set-gid and group-writable folders."""
     folders = settings.folders
-    paths = [
-        folders.input,
-        folders.output,
-        folders.uploads,
-        folders.rejected,
-        folders.spool,
-        folders.inbox,
-        folders.ids,
-    ]
-    paths += [folders.tmp, folders.done, folders.pens, folders.work]
+    paths = [folders.input, folders.output, *_subfolders(folders)]
     seen = {path: os.stat(path) for path in paths if os.path.isdir(path)}
     wanted = stat.S_ISGID | stat.S_IWGRP
     wrong = {path: status for path, status in seen.items() if status.st_mode & wanted != wanted}
@@ -229,12 +220,6 @@ def check_modes(settings: WatcherSettings) -> Iterator[Finding]:
         yield _ok("modes", f"{len(seen)} folders, set-gid and writable for {', '.join(groups)}")
     else:
         yield _not_tried("modes", "no folder is there yet")
-    umask = _read_umask()
-    if umask & 0o020:
-        remedy = "Type umask 002 before you copy jobs, so that the watcher's group may move them; `handoff watch` does so itself."
-        yield _warning("umask", f"{umask:03o} takes away the group's right to write", remedy)
-    else:
-        yield _ok("umask", f"{umask:03o}")
 
 
 def check_rename_and_link(settings: WatcherSettings) -> Iterator[Finding]:
@@ -243,34 +228,17 @@ def check_rename_and_link(settings: WatcherSettings) -> Iterator[Finding]:
         yield _not_tried("rename and link", missing)
         return
     try:
-        if os.path.isdir(folders.inbox) and os.path.isdir(folders.pens) and os.path.isdir(folders.ids):
+        if all(map(os.path.isdir, _subfolders(folders))):
             prove(folders)
         else:  # nothing is made here for good: its owner would be whoever runs the doctor
             with _scratch(folders.input) as input, _scratch(folders.output) as output:
                 inside = Folders(input=input, output=output)
                 inside.make()
                 prove(inside)
-        _prove_rejected(folders)
     except UnfitVolume as error:
         yield _failed("rename and link", str(error), "Do as the text says, then start `handoff watch` again.")
     else:
         yield _ok("rename and link", "rename moves and link refuses a taken name, in both folders")
-
-
-def _prove_rejected(folders: Folders) -> None:
-    """Rejected files are linked from the watcher's folder, pictures renamed into uploads: one mount, too."""
-    with _scratch(folders.spool if os.path.isdir(folders.spool) else folders.input) as scratch:
-        for folder in filter(os.path.isdir, (folders.rejected, folders.uploads)):
-            durable.write_file(f"{scratch}/a", b"handoff", durable=False)
-            target = f"{folder}/.{os.path.basename(scratch)}"
-            try:
-                os.link(f"{scratch}/a", target)
-                os.unlink(target)
-            except OSError as error:
-                raise UnfitVolume(
-                    f"no link from {scratch} into {folder}: {error.strerror}. Mount input/ as one volume; do not mount its"
-                    " subfolders one by one"
-                ) from error
 
 
 def check_events(settings: WatcherSettings) -> Iterator[Finding]:
@@ -807,18 +775,25 @@ def _missing(folders: Folders) -> str:
     return f"{' and '.join(missing)} not there" if missing else ""
 
 
+def _subfolders(folders: Folders) -> list[str]:
+    """What a watcher makes at its first start."""
+    below_input = [
+        folders.uploads,
+        folders.rejected,
+        folders.spool,
+        folders.inbox,
+        folders.ids,
+        folders.tmp,
+        folders.done,
+    ]
+    return [*below_input, folders.pens, folders.work]
+
+
 def _existing(path: str) -> str:
     """The folder itself, or the nearest one above it that is there."""
     while not os.path.isdir(path):
         path = os.path.dirname(path)
     return path
-
-
-def _read_umask() -> int:
-    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
-        if line.startswith("Umask:"):
-            return int(line.split()[1], 8)
-    raise OSError("/proc/self/status tells no umask")
 
 
 def _read_limit(name: str) -> str:

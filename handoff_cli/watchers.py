@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-from handoff import durable, log, timestamps
+from handoff import durable, timestamps
 from handoff.settings import WatcherSettings, load, make_folders
 from handoff.spool import listing
 from handoff.spool.listing import Pause, SeenWatcher
@@ -18,6 +18,7 @@ _SECOND_LOOK_S = 2.5  # a little longer than a beat
 
 
 def watch() -> Exit:
+    from handoff import log
     from watcher.watch import watch as run
 
     log.configure()

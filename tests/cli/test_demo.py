@@ -84,7 +84,7 @@ def test_three_jobs_on_its_own_simulator(tmp_path: Path) -> None:
     began = time.monotonic()
     done = play(tmp_path, comfyui_url="http://192.0.2.1:1", input_dir="/nowhere")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert time.monotonic() - began < 40
+    assert time.monotonic() - began < 55
     root = tmp_path / "data/demo-1"
     check_results(tmp_path, done.stdout, root / "output")
     for name in ("city.json", "sea.json", "sun.json"):

@@ -39,15 +39,15 @@ class TestSubmit:
         assert "bucket: jobs/" in ran.out
 
     def test_the_id_alone_on_standard_output(self, house: House) -> None:
-        ran = house.run("submit", "txt2img", "-p", "prompt=x", "--metadata", '{"order": 7}').expect(0)
+        ran = house.call("submit", "txt2img", "-p", "prompt=x", "--metadata", '{"order": 7}').expect(0)
         id = ran.out.strip()
-        assert house.run("status", id, "--wait", "--json").expect(0).json["metadata"] == {"order": 7}
+        assert house.call("status", id, "--wait", "--json").expect(0).json["metadata"] == {"order": 7}
         assert f"handoff cancel {id}" in ran.err
 
     def test_a_local_picture_goes_along(self, house: House) -> None:
         Image.new("RGB", (20, 10), (255, 0, 0)).save(house.root / "cat.jpeg")
         digest = hashlib.sha256((house.root / "cat.jpeg").read_bytes()).hexdigest()
-        document = house.run("submit", "invert", "-p", "image=./cat.jpeg", "--wait", "--json").expect(0).json
+        document = house.call("submit", "invert", "-p", "image=./cat.jpeg", "--wait", "--json").expect(0).json
         assert Path(house.folders.uploads, f"{digest}.jpg").is_file()
         with Image.open(Path(house.folders.job(document["id"]), document["outputs"][0]["name"])) as picture:
             assert picture.size == (20, 10)
@@ -58,7 +58,9 @@ class TestSubmit:
 
     def test_a_graph_with_an_input_changed(self, house: House) -> None:
         path = write_graph(house, "Mein Graph.json", sleeping_graph(0, tag="set"))
-        ran = house.run("submit", "--graph", path, "--set", "1.width=48", "--priority", 3, "--wait", "--json").expect(0)
+        ran = house.call("submit", "--graph", path, "--set", "1.width=48", "--priority", 3, "--wait", "--json").expect(
+            0
+        )
         assert ran.json["outputs"][0]["width"] == 48
         assert (ran.json["priority"], ran.json["source"]) == (3, "Mein Graph.json")
         assert ran.json["id"].startswith("mein-graph-")
@@ -66,16 +68,16 @@ class TestSubmit:
     def test_any_job_file(self, house: House) -> None:
         path = house.root / "job.json"
         path.write_text(json.dumps({"id": "from-a-file", "prompt": "x", "width": 64, "height": 64}))
-        assert house.run("submit", "--graph", path, "--wait").expect(0)
-        assert house.run("submit", "--graph", path).expect(0).err.startswith("from-a-file is known already")
+        assert house.call("submit", "--graph", path, "--wait").expect(0)
+        assert house.call("submit", "--graph", path).expect(0).err.startswith("from-a-file is known already")
 
     def test_an_id_of_another_job(self, house: House) -> None:
-        house.run("submit", "txt2img", "-p", "prompt=one", "--id", "taken").expect(0)
-        assert "taken" in house.run("submit", "txt2img", "-p", "prompt=two", "--id", "taken").expect(2).err
+        house.call("submit", "txt2img", "-p", "prompt=one", "--id", "taken").expect(0)
+        assert "taken" in house.call("submit", "txt2img", "-p", "prompt=two", "--id", "taken").expect(2).err
 
     def test_a_failure_with_its_node_and_a_hint(self, house: House) -> None:
         path = write_graph(house, "fails.json", failing_graph("submit"))
-        ran = house.run("submit", "--graph", path, "--wait").expect(1)
+        ran = house.call("submit", "--graph", path, "--wait").expect(1)
         assert "node_error" in ran.out
         assert "node 2 (The culprit)" in ran.out
         assert "handoff show" in ran.out
@@ -94,9 +96,9 @@ class TestWaiting:
         path = write_graph(house, "long.json", sleeping_graph(20, tag="out"))
         ran = house.run("submit", "--graph", path, "--id", "long", "--wait-s", 0.5, "--json").expect(5)
         assert ran.json["done"] is False
-        assert house.run("status", "long", "--wait-s", 0.2).expect(5)
+        assert house.call("status", "long", "--wait-s", 0.2).expect(5)
         assert house.run("cancel", "long", "--wait").expect(0).out.startswith("long: cancelled")
-        assert house.run("status", "long").expect(1)
+        assert house.call("status", "long").expect(1)
 
     def test_ctrl_c_leaves_the_job_and_says_so_beside_a_progress_bar(self, house: House) -> None:
         path = write_graph(house, "bar.json", sleeping_graph(20, tag="bar"))
@@ -121,20 +123,20 @@ class TestWaiting:
         status = house.status("bar")
         assert status is not None
         assert status["status"] == "running"
-        house.run("cancel", "bar", "--wait").expect(0)
+        house.call("cancel", "bar", "--wait").expect(0)
 
 
 class TestLook:
     @pytest.mark.parametrize("command", ["status", "show", "cancel", "retry"])
     @pytest.mark.parametrize("id", ["nobody", "../../etc", "NOT-AN-ID"])
     def test_an_unknown_id(self, house: House, command: str, id: str) -> None:
-        assert id in house.run(command, id).expect(4).err
+        assert id in house.call(command, id).expect(4).err
         assert not [name for name in os.listdir(house.folders.input) if name.endswith(".cancel")]
 
     def test_show_tells_the_story(self, house: House) -> None:
         house.simulator.control(out_of_memory=1)
-        house.run("submit", "txt2img", "-p", "prompt=x", "--id", "story", "--wait").expect(0)
-        ran = house.run("show", "story").expect(0)
+        house.call("submit", "txt2img", "-p", "prompt=x", "--id", "story", "--wait").expect(0)
+        ran = house.call("show", "story").expect(0)
         assert "attempt 1: the GPU ran out of memory" in ran.out
         assert "attempt 2 sent to ComfyUI" in ran.out
         assert "txt2img" in ran.out
@@ -144,24 +146,24 @@ class TestLook:
 
     def test_list(self, house: House) -> None:
         path = write_graph(house, "bad.json", failing_graph("list"))
-        house.run("submit", "--graph", path, "--id", "list-bad", "--wait").expect(1)
-        house.run("submit", "txt2img", "-p", "prompt=x", "--id", "list-good", "--wait").expect(0)
-        jobs = house.run("list", "--json", "--limit", 100).expect(0).json["jobs"]
+        house.call("submit", "--graph", path, "--id", "list-bad", "--wait").expect(1)
+        house.call("submit", "txt2img", "-p", "prompt=x", "--id", "list-good", "--wait").expect(0)
+        jobs = house.call("list", "--json", "--limit", 100).expect(0).json["jobs"]
         ids = [job["id"] for job in jobs]
         assert ids.index("list-good") < ids.index("list-bad")
-        failed = house.run("list", "--status", "failed", "--json").expect(0).json["jobs"]
+        failed = house.call("list", "--status", "failed", "--json").expect(0).json["jobs"]
         assert "list-bad" in [job["id"] for job in failed]
         assert {job["status"] for job in failed} == {"failed"}
-        ran = house.run("list", "--workflow", "txt2img", "--limit", 1).expect(0)
+        ran = house.call("list", "--workflow", "txt2img", "--limit", 1).expect(0)
         assert "list-good" in ran.out
         assert "There are more" in ran.err
-        assert "choose of queued" in house.run("list", "--status", "lost").expect(2).err
+        assert "choose of queued" in house.call("list", "--status", "lost").expect(2).err
 
 
 class TestRetry:
     def test_a_new_job_with_the_same_plan(self, house: House) -> None:
         house.simulator.control(node_exception=1)
-        house.run("submit", "txt2img", "-p", "prompt=x", "--id", "unlucky", "--wait").expect(1)
+        house.call("submit", "txt2img", "-p", "prompt=x", "--id", "unlucky", "--wait").expect(1)
         again = house.run("retry", "unlucky", "--wait", "--json").expect(0).json
         assert (again["id"], again["retry_of"], again["status"]) == ("unlucky-r1", "unlucky", "succeeded")
         seeds = [
@@ -169,40 +171,40 @@ class TestRetry:
             for id in ("unlucky", "unlucky-r1")
         ]
         assert seeds[0] == seeds[1]
-        repeated = house.run("retry", "unlucky").expect(0)
+        repeated = house.call("retry", "unlucky").expect(0)
         assert repeated.out == "unlucky-r1\n"
         assert "retried before" in repeated.err
 
     def test_only_what_is_over_and_did_not_succeed(self, house: House) -> None:
         path = write_graph(house, "busy.json", sleeping_graph(20, tag="retry"))
-        house.run("submit", "--graph", path, "--id", "busy").expect(0)
-        assert "is not over" in house.run("retry", "busy").expect(2).err
-        house.run("cancel", "busy", "--wait").expect(0)
-        assert "is over already" in house.run("cancel", "busy").expect(0).out
-        house.run("submit", "txt2img", "-p", "prompt=x", "--id", "fine", "--wait").expect(0)
-        assert "succeeded" in house.run("retry", "fine").expect(2).err
+        house.call("submit", "--graph", path, "--id", "busy").expect(0)
+        assert "is not over" in house.call("retry", "busy").expect(2).err
+        house.call("cancel", "busy", "--wait").expect(0)
+        assert "is over already" in house.call("cancel", "busy").expect(0).out
+        house.call("submit", "txt2img", "-p", "prompt=x", "--id", "fine", "--wait").expect(0)
+        assert "succeeded" in house.call("retry", "fine").expect(2).err
 
 
 class TestPause:
     def test_jobs_wait_and_everybody_is_told_why(self, house: House) -> None:
-        house.run("pause", "--reason", "new models").expect(0)
+        house.call("pause", "--reason", "new models").expect(0)
         try:
-            eventually(lambda: house.run("health", "--json").json["watchers"][0]["health"]["paused"] is True, "pause")
-            assert "new models" in house.run("submit", "txt2img", "-p", "prompt=x", "--id", "second").expect(0).err
-            house.run("submit", "txt2img", "-p", "prompt=y", "--id", "first", "--priority", 9).expect(0)
+            eventually(lambda: house.call("health", "--json").json["watchers"][0]["health"]["paused"] is True, "pause")
+            assert "new models" in house.call("submit", "txt2img", "-p", "prompt=x", "--id", "second").expect(0).err
+            house.call("submit", "txt2img", "-p", "prompt=y", "--id", "first", "--priority", 9).expect(0)
             positions = {
-                id: house.run("status", id, "--json").expect(0).json["queue_position"] for id in ("first", "second")
+                id: house.call("status", id, "--json").expect(0).json["queue_position"] for id in ("first", "second")
             }
             assert positions == {"first": 1, "second": 2}
-            assert "number 2 in the queue" in house.run("status", "second").expect(0).out
-            assert "new models" in house.run("list").expect(0).err
-            assert "new models" in house.run("health").expect(0).err
-            assert "new models" in house.run("pause").expect(0).err
-            assert house.run("cancel", "first", "--wait").expect(0).out.startswith("first: cancelled")
+            assert "number 2 in the queue" in house.call("status", "second").expect(0).out
+            assert "new models" in house.call("list").expect(0).err
+            assert "new models" in house.call("health").expect(0).err
+            assert "new models" in house.call("pause").expect(0).err
+            assert house.call("cancel", "first", "--wait").expect(0).out.startswith("first: cancelled")
         finally:
-            house.run("resume").expect(0)
-        house.run("status", "second", "--wait").expect(0)
-        assert "not paused" in house.run("resume").expect(0).err
+            house.call("resume").expect(0)
+        house.call("status", "second", "--wait").expect(0)
+        assert "not paused" in house.call("resume").expect(0).err
 
 
 def test_a_pipe_that_closes_is_no_bug(house: House) -> None:

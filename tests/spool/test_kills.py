@@ -2,12 +2,16 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from handoff.spool import publisher
+from handoff.spool.drops import Drops
+from handoff.spool.record import Record
+from handoff.status import StatusDocument
 from tests.spool.actors import Killed, run
 from tests.spool.world import Make, Watcher, World, record_of, recover, run_watcher
 
@@ -92,9 +96,7 @@ def test_a_rejected_drop_whose_name_is_taken(new_world: Callable[[], World]) -> 
         world.drop("a.json", BAD)
 
     expected = {"a.json": b"older", "a-2.json": BAD}
-    kill_everywhere(
-        new_world, prepare, run_watcher, lambda world: world.check_at_rest(jobs=0, rejected=expected)
-    )
+    kill_everywhere(new_world, prepare, run_watcher, lambda world: world.check_at_rest(jobs=0, rejected=expected))
 
 
 def test_a_cancelled_drop(new_world: Callable[[], World]) -> None:
@@ -159,9 +161,13 @@ def prepare_two_dead_watchers(world: World) -> None:
 
 
 def test_a_takeover(new_world: Callable[[], World]) -> None:
-    kill_everywhere(
-        new_world, prepare_two_dead_watchers, run_watcher, lambda world: world.check_at_rest(jobs=4)
-    )
+    def take_over(world: World) -> None:
+        watcher = Watcher(world)
+        watcher.take_over_the_dead()
+        watcher.take_in_all()
+        watcher.seat.lease.close()
+
+    kill_everywhere(new_world, prepare_two_dead_watchers, take_over, lambda world: world.check_at_rest(jobs=4))
 
 
 @given(st.data())
@@ -176,3 +182,49 @@ def test_kill_upon_kill(new_world: Callable[[], World], data: st.DataObject) -> 
         assert successor.error is None or isinstance(successor.error, Killed), successor.error
     recover(world)
     world.check_at_rest(jobs=4, rejected={"bad.json": BAD})
+
+
+# the controls: what the tests above would find
+
+
+def expect_a_violation(new_world: Callable[[], World]) -> None:
+    with pytest.raises((AssertionError, KeyError)):
+        kill_everywhere(new_world, lambda world: world.drop("a.json", BODY), run_watcher, one_job)
+
+
+def test_control_the_claim_is_cleared_away_before_the_job_is_out(
+    new_world: Callable[[], World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_made(drops: Drops, record: Record, made: str) -> None:
+        drops.settle(drops.claims())
+        original(drops, record, made)
+
+    original = Drops._write_made
+    monkeypatch.setattr(Drops, "_write_made", write_made)
+    expect_a_violation(new_world)
+
+
+def test_control_the_post_comes_before_the_journal(
+    new_world: Callable[[], World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def send(watcher: Watcher, record: Record) -> Record:
+        assert record.job is not None
+        coming = record.next_attempt(server="one", at=record.received_at, plan=record.job)
+        watcher.world.post(str(coming.prompt_id), coming)
+        watcher.journal.write(coming)
+        return coming
+
+    monkeypatch.setattr(Watcher, "send", send)
+    expect_a_violation(new_world)
+
+
+def test_control_the_bucket_hears_of_the_end_before_the_decision(
+    new_world: Callable[[], World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decide(watcher: Watcher, record: Record, status: StatusDocument) -> None:
+        watcher.world.put(f"{record.id}/status.json", status.to_bytes())
+        original(watcher, record, status)
+
+    original = Watcher.decide
+    monkeypatch.setattr(Watcher, "decide", decide)
+    expect_a_violation(new_world)

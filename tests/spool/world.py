@@ -38,6 +38,8 @@ class World:
     tags: dict[str, str] = field(default_factory=dict)
     """Prompt id to token."""
     bucket: dict[str, bytes] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+    """What a test wants to remember of this world."""
 
     def __post_init__(self) -> None:
         (self.root / "input").mkdir(parents=True)
@@ -305,4 +307,4 @@ def recover(world: World) -> None:
     last.run()
 
 
-Make = Callable[[World], None]
+Make = Callable[[World], object]

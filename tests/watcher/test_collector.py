@@ -6,10 +6,8 @@ import json
 import os
 import re
 import socket
-import struct
 import time
 import uuid
-import zlib
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -23,18 +21,19 @@ from PIL import Image
 from handoff.failures import Failure, Reason, Unavailable
 from handoff.messages import warn
 from tests.servers.simulator import Simulator, start_simulator
+from tests.watcher.recorded import LISTINGS
 from watcher.collector import MAX_TEXTS, TEXT_LIMIT, Collected, collect, listed, name_outputs
-from watcher.comfyui import ComfyUI, Prompt, PromptState
+from watcher.comfyui import ComfyUI
 from watcher.graph import Graph, attempt_graph
+from watcher.prompts import Prompt, PromptState
 
-RECORDED = json.loads((Path(__file__).parent / "data" / "listings.json").read_text())
 WORK = ".handoff/work/0123456789abcdef-1"
 AWAY = ComfyUI("http://127.0.0.1:9")  # nobody is asked, except for previews
 
 
-def png(width: int = 3, height: int = 2, *, format_: str = "PNG", **options: Any) -> bytes:
+def png() -> bytes:
     data = io.BytesIO()
-    Image.new("RGB", (width, height), "red").save(data, format_, **options)
+    Image.new("RGB", (3, 2), "red").save(data, "PNG")
     return data.getvalue()
 
 
@@ -118,10 +117,10 @@ def moved(outputs: Any) -> Any:
     ],
 )
 def test_recorded_outputs(case: str, number: int, expected: list[Any], output: Path) -> None:
-    for name, data in RECORDED[case]["files"].items():
+    for name, data in LISTINGS[case]["files"].items():
         put(output, f"{WORK}/{name}", base64.b64decode(data))
     put(output, f"{WORK}/case12_00001.flac", b"fLaC\0\0\0\x22" + bytes(40))
-    found = RECORDED[case]["prompts"][number]
+    found = LISTINGS[case]["prompts"][number]
     collected = gather(output, moved(found["outputs"]), graph=found["graph"], labels={"2": "a", "4": "b", "3": "c"})
     assert [(made.name, made.kind, made.media_type, made.width, made.height) for made in collected.outputs] == expected
     assert collected.warnings == []
@@ -132,14 +131,14 @@ def test_recorded_outputs(case: str, number: int, expected: list[Any], output: P
 
 def test_recorded_texts(output: Path) -> None:
     put(output, f"{WORK}/case13_00001.md", "hello\nsecond line ü".encode())
-    with_file = gather(output, moved(RECORDED["13"]["prompts"][0]["outputs"]))
+    with_file = gather(output, moved(LISTINGS["13"]["prompts"][0]["outputs"]))
     assert [(text.node, text.text) for text in with_file.texts] == [("2", "hello\nsecond line ü")]
-    alone = gather(output, RECORDED["14"]["prompts"][0]["outputs"])
+    alone = gather(output, LISTINGS["14"]["prompts"][0]["outputs"])
     assert ([text.text for text in alone.texts], alone.outputs) == (["hello any"], [])
 
 
 def test_nothing_at_all_is_a_failure(output: Path) -> None:
-    assert failing(output, RECORDED["17"]["prompts"][0]["outputs"]).reason is Reason.NO_OUTPUTS
+    assert failing(output, LISTINGS["17"]["prompts"][0]["outputs"]).reason is Reason.NO_OUTPUTS
     assert (
         failing(output, {"1": {"images": [], "animated": [True]}, "2": {"result": ["3d/tri.glb", None]}}).reason
         is Reason.NO_OUTPUTS
@@ -334,91 +333,6 @@ def test_a_file_elsewhere_is_refused_when_it_is_older(output: Path) -> None:
     file = put(output, "mine/x.png", png())
     os.utime(file, (time.time(), time.time() - 10))
     assert failing(output, {"2": images("x.png", subfolder="mine")}).reason is Reason.OUTPUT_BROKEN
-
-
-MP4 = base64.b64decode(RECORDED["11"]["files"]["case11_00001_.mp4"])
-WEBP = base64.b64decode(RECORDED["09"]["files"]["case09_00001_.webp"])
-WAV = b"RIFF" + struct.pack("<I", 40) + b"WAVEfmt " + bytes(32)
-WHOLE = {
-    "x.png": png(),
-    "x.jpg": png(format_="JPEG"),
-    "x.gif": png(format_="GIF"),
-    "x.webp": WEBP,
-    "lossy.webp": png(format_="WEBP"),
-    "lossless.webp": png(format_="WEBP", lossless=True),
-    "x.mp4": MP4,
-    "x.wav": WAV,
-}
-
-
-@pytest.mark.parametrize("name", WHOLE)
-def test_a_cut_file_is_found_wherever_it_was_cut(name: str, output: Path) -> None:
-    data = WHOLE[name]
-    made = gather(output, {"2": images(put(output, f"{WORK}/{name}", data).name)}).outputs[0]
-    assert (made.width, made.height) in ((3, 2), (64, 64), (None, None))
-    for length in sorted({0, 1, 4, 11, len(data) // 3, len(data) // 2, len(data) - 13, len(data) - 1}):
-        put(output, f"{WORK}/{name}", data[:length])
-        assert failing(output, {"2": images(name)}).reason is Reason.OUTPUT_BROKEN, length
-
-
-@pytest.mark.parametrize("name", WHOLE)
-def test_zeros_after_a_power_loss_are_found(name: str, output: Path) -> None:
-    put(output, f"{WORK}/{name}", bytes(len(WHOLE[name])))
-    assert failing(output, {"2": images(name)}).reason is Reason.OUTPUT_BROKEN
-
-
-def test_a_changed_byte_in_a_png_is_found(output: Path) -> None:
-    data = bytearray(png(200, 200))
-    data[len(data) // 2] ^= 1
-    put(output, f"{WORK}/x.png", bytes(data))
-    assert failing(output, {"2": images("x.png")}).reason is Reason.OUTPUT_BROKEN
-
-
-def test_streamed_wav_is_whole(output: Path) -> None:
-    put(output, f"{WORK}/x.wav", b"RIFF\xff\xff\xff\xffWAVEfmt " + bytes(32))
-    assert gather(output, {"2": images("x.wav")}).outputs[0].media_type == "audio/wav"
-
-
-@pytest.mark.timeout(10)
-def test_a_picture_too_large_to_decode_is_only_measured(output: Path) -> None:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0))
-    put(output, f"{WORK}/x.png", b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"x") + chunk(b"IEND", b""))
-    made = gather(output, {"2": images("x.png")}).outputs[0]
-    assert (made.width, made.height) == (100_000, 100_000)
-
-
-@pytest.mark.parametrize(
-    ("name", "data", "expected"),
-    [
-        ("x.jpg", png(), ("job-1.png", "image", "image/png")),
-        ("x.PNG", png(), ("job-1.png", "image", "image/png")),
-        ("x.JPEG", png(format_="JPEG"), ("job-1.jpeg", "image", "image/jpeg")),
-        ("x", png(), ("job-1.png", "image", "image/png")),
-        ("x.png;rm", png(), ("job-1.png", "image", "image/png")),
-        ("x.txt", b"hello", ("job-1.txt", "text", "text/plain")),
-        ("x.txt", b"\0\1", ("job-1.txt", "file", "application/octet-stream")),
-        ("x.json", b"{}", ("job-1.json", "text", "application/json")),
-        ("x.svg", b"<svg/>", ("job-1.svg", "image", "image/svg+xml")),
-        ("x.html", b"<p>", ("job-1.html", "file", "application/octet-stream")),
-        ("x.海报", b"x", ("job-1.bin", "file", "application/octet-stream")),
-        ("x", b"x", ("job-1.bin", "file", "application/octet-stream")),
-        ("x.glb", b"glTF\2\0\0\0", ("job-1.glb", "model", "model/gltf-binary")),
-        ("x.safetensors", b"\x08\0\0\0\0\0\0\0{}", ("job-1.safetensors", "model", "application/octet-stream")),
-        ("x.mov", b"\0\0\0\x14ftypqt  \0\0\0\0qt  \0\0\0\x08moov", ("job-1.mov", "video", "video/quicktime")),
-        ("x.usdz", b"PK\x03\x04", ("job-1.usdz", "model", "model/vnd.usdz+zip")),
-        ("x.zip", b"PK\x03\x04", ("job-1.zip", "file", "application/zip")),
-        ("x.tar.gz", b"\x1f\x8b", ("job-1.gz", "file", "application/octet-stream")),
-    ],
-)
-def test_the_bytes_say_what_it_is_and_then_the_name(
-    name: str, data: bytes, expected: tuple[str, str, str], output: Path
-) -> None:
-    put(output, f"{WORK}/{name}", data)
-    made = gather(output, {"2": images(name)}).outputs[0]
-    assert (made.name, made.kind, made.media_type) == expected
 
 
 def test_every_output_is_flushed_to_the_disk(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """The client of ComfyUI.
 
-A contract suite runs against the simulator, a replay of recorded answers, and with COMFYUI_URL a real server; then what
-recorded answers mean, what a misbehaving server makes of a submission, and the websocket.
+A contract suite runs against the simulator, a replay of recorded answers, and with COMFYUI_URL a real server; then the
+two roads to an answer, what a misbehaving server makes of a submission, and the websocket.
 """
 
 import base64
@@ -26,14 +26,14 @@ from websockets.sync.server import Server, ServerConnection, serve
 
 from handoff.failures import Failure, Reason, Transient, Unavailable
 from tests.servers.simulator import Simulator, start_simulator
+from tests.watcher.recorded import CASES, DATA, refusals
 from watcher import comfyui as module
 from watcher.capabilities import lacks, read_capabilities
-from watcher.comfyui import ComfyUI, NotArrived, Prompt, PromptState, RunError, Tag, Unclear, failure_of
+from watcher.comfyui import ComfyUI, NotArrived, Unclear
 from watcher.comfyui_events import ComfyUIEvents, Event, read_event
 from watcher.graph import Graph
+from watcher.prompts import Prompt, PromptState, Tag, failure_of
 
-DATA = Path(__file__).parent / "data"
-CASES = json.loads((DATA / "cases.json").read_text())
 WEBSOCKET = json.loads((DATA / "websocket.json").read_text())
 COMFYUI_URL = os.environ.get("COMFYUI_URL")
 
@@ -353,66 +353,7 @@ def test_eight_threads_share_one_client(simulator: Simulator) -> None:
     assert [ended.get_nowait() for _ in range(40)] == [PromptState.SUCCEEDED] * 40
 
 
-# --- what recorded answers mean -------------------------------------------------------------------------------------
-
-
-def refusals(case: str) -> list[tuple[Graph, dict[str, Any], int]]:
-    steps = [step for step in CASES[case]["steps"] if step["request"]["path"] == "/prompt"]
-    return [(step["request"]["json"]["prompt"], step["response"]["json"], step["response"]["status"]) for step in steps]
-
-
-@pytest.mark.parametrize(
-    ("case", "number", "reason", "text"),
-    [
-        ("30", 0, Reason.WORKFLOW_UNAVAILABLE, "the node class NoSuchNode"),
-        ("30", 3, Reason.WORKFLOW_UNAVAILABLE, "the node class NoSuchNode"),
-        ("33", 0, Reason.VALIDATION_FAILED, "node 2 (SaveImage) lacks its input images"),
-        ("33", 1, Reason.VALIDATION_FAILED, "node 1 (EmptyImage) lacks its input width"),
-        ("34", 1, Reason.VALIDATION_FAILED, "batch_size of node 1 (EmptyImage) is 0, and the smallest allowed is 1"),
-        ("35", 0, Reason.VALIDATION_FAILED, "and the largest allowed is 16384"),
-        ("36", 0, Reason.VALIDATION_FAILED, "which is no INT"),
-        ("37", 0, Reason.WORKFLOW_UNAVAILABLE, "the model model.safetensors (CheckpointLoaderSimple.ckpt_name)"),
-        (
-            "37",
-            1,
-            Reason.VALIDATION_FAILED,
-            'sampler_name of node 3 (KSampler) is "nope", which is none of its choices; it has not got the model model.safetensors',
-        ),
-        (
-            "38",
-            0,
-            Reason.VALIDATION_FAILED,
-            'upscale_method of node 1 (ImageScale) is "nope", which is none of its choices; it takes area, bicubic,',
-        ),
-        ("39", 0, Reason.VALIDATION_FAILED, "node 1 (LoadImage): image - Invalid image file: nope.png"),
-        ("40", 0, Reason.VALIDATION_FAILED, "is linked to an output of another type"),
-        (
-            "41",
-            0,
-            Reason.VALIDATION_FAILED,
-            "images of node 2 (SaveImage) is ['1'], and a link is [node id, output number]",
-        ),
-        ("46", 0, Reason.VALIDATION_FAILED, "prompt_id must be a valid UUID"),
-        (
-            "48",
-            0,
-            Reason.VALIDATION_FAILED,
-            'height of node 1 (EmptyImage) is "abc", which is no INT; node 3 (LoadImage)',
-        ),
-        ("48", 0, Reason.VALIDATION_FAILED, "and 2 more"),
-    ],
-)
-def test_refusals_as_sentences(case: str, number: int, reason: Reason, text: str) -> None:
-    graph, answer, status = refusals(case)[number]
-    graph = {node: {"class_type": "", **content} for node, content in graph.items()}
-    for node in graph.values():
-        node["class_type"] = node["class_type"] or "X"
-    with answering(http(status, answer)) as url, pytest.raises(Failure) as caught:
-        ComfyUI(url).submit(new_id(), graph, client_id="c", extra_data={})
-    assert caught.value.reason is reason
-    said = str(caught.value.details["lacks" if reason is Reason.WORKFLOW_UNAVAILABLE else "problem"])
-    assert text in said
-    assert len(said) <= module.MAX_PROBLEM
+# --- two roads to one answer -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -448,49 +389,6 @@ def test_jobs_and_history_say_the_same(case: str, state: PromptState) -> None:
     assert by_job.ended_ms is not None
 
 
-def recorded_failure(case: str) -> Failure:
-    steps = CASES[case]["steps"]
-    answers = [step["response"]["json"] for step in steps if step["request"]["path"].startswith("/api/jobs/")]
-    answer = next(answer for answer in answers if answer["status"] == "failed")
-    with answering(http(200, answer)) as url:
-        prompt = ComfyUI(url).look_up(answer["id"])
-    assert prompt is not None
-    return failure_of(prompt, steps[0]["request"]["json"]["prompt"])
-
-
-def test_a_failed_node_is_named_and_nothing_of_its_inputs() -> None:
-    failure = recorded_failure("51")
-    assert failure.reason is Reason.NODE_ERROR
-    assert failure.details == {"problem": "probe error T"}
-    assert failure.node is not None
-    assert (failure.node.id, failure.node.class_type) == ("2", "ProbeRaise")
-
-
-def test_out_of_memory_has_a_reason_of_its_own() -> None:
-    failure = recorded_failure("52")
-    assert failure.reason is Reason.OUT_OF_MEMORY
-    assert failure.details == {"problem": "Probe: out of memory"}
-
-
-@pytest.mark.parametrize(
-    ("kind", "message", "reason"),
-    [
-        ("torch.cuda.OutOfMemoryError", "x", Reason.OUT_OF_MEMORY),
-        ("RuntimeError", "CUDA error: out of memory", Reason.OUT_OF_MEMORY),
-        ("RuntimeError", "CUDA out of memory. Tried to allocate 2 GiB", Reason.OUT_OF_MEMORY),
-        ("RuntimeError", "MPS backend out of memory (used: 3 GB)", Reason.OUT_OF_MEMORY),
-        ("RuntimeError", "Allocation on device 0 would exceed allowed memory.", Reason.OUT_OF_MEMORY),
-        ("ValueError", "we are out of memory cards", Reason.NODE_ERROR),
-        ("ValueError", "", Reason.NODE_ERROR),
-    ],
-)
-def test_which_errors_are_out_of_memory(kind: str, message: str, reason: Reason) -> None:
-    error = RunError(node_id="1", node_type="X", exception_type=kind, exception_message=message)
-    failure = failure_of(Prompt(id="p", state=PromptState.FAILED, outputs={}, error=error), {})
-    assert failure.reason is reason
-    assert failure.details["problem"]
-
-
 def test_half_a_character_in_an_answer_does_not_reach_a_status_document() -> None:
     error = {"exception_message": "No such file: a\udce4.png \U0001f600", "node_id": "\ud800"}
     job = {
@@ -507,15 +405,6 @@ def test_half_a_character_in_an_answer_does_not_reach_a_status_document() -> Non
     assert (failure.node.id, prompt.outputs) == ("?", {"?": {"text": ["?"]}})
     with answering(http(200, b'{"status": "\xed\xa0\x80"}')) as url, pytest.raises(Unclear):
         ComfyUI(url).look_up("p")
-
-
-def test_an_errors_message_is_cut_and_masked() -> None:
-    error = RunError(
-        node_id="1", exception_message="\n\nGET https://me:hunter2@host/x?key=hunter2 " + "x" * 10_000 + "\nhunter2"
-    )
-    problem = str(failure_of(Prompt(id="p", state=PromptState.FAILED, outputs={}, error=error), {}).details["problem"])
-    assert "hunter2" not in problem
-    assert len(problem) <= 300
 
 
 def test_a_poisoned_history_entry_is_read_by_the_older_road() -> None:
@@ -544,19 +433,6 @@ def test_a_state_of_a_newer_server_is_read_by_the_older_road() -> None:
         prompt = ComfyUI(url).look_up(prompt_id)
     assert prompt is not None
     assert prompt.state is PromptState.SUCCEEDED
-
-
-def test_waiting_prompts_come_in_the_order_in_which_they_run() -> None:
-    entries: list[list[Any]] = [
-        [5, "e", {}, {}, []],
-        [-1.0, "z", {}, {"handoff": "forged"}, []],
-        [2, "b", {}, {}, []],
-        [2, "a", {}, {}, []],
-    ]
-    with answering(http(200, {"queue_running": [], "queue_pending": entries})) as url:
-        found = ComfyUI(url).queue()
-    assert found.waiting == ("z", "a", "b", "e")
-    assert found.tags == {}
 
 
 @pytest.mark.parametrize(
