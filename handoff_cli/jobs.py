@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from handoff import durable, timestamps
 from handoff.folders import Folders
 from handoff.job import ID_LENGTH
+from handoff.masking import mask_urls
 from handoff.spool import listing
 from handoff.spool.publisher import publish
 from handoff.spool.record import Record, Tombstone
@@ -77,7 +78,7 @@ def _facts(document: StatusDocument, record: Record | None) -> list[tuple[str, s
         "retry of": document.retry_of,
         "priority": str(document.priority),
         "ComfyUI": f"{document.comfyui.version}{simulated}" if document.comfyui.version else None,
-        "server": record.server if record is not None else None,
+        "server": mask_urls(record.server) if record is not None and record.server else None,
         "prompt id": document.comfyui.prompt_id,
     }
     return [(name, fact) for name, fact in facts.items() if fact]

@@ -18,7 +18,9 @@ def main() -> int:
         if explained is None:
             raise
         status, text = explained
-        print(text, file=sys.stderr)
+        from handoff_cli.rendering import clean
+
+        print(clean(text), file=sys.stderr)
         return status
     return Exit.DONE
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from handoff import durable, timestamps
+from handoff.masking import mask_urls
 from handoff.settings import WatcherSettings, load, make_folders
 from handoff.spool import listing
 from handoff.spool.listing import Pause, SeenWatcher
@@ -52,7 +53,7 @@ def _of(server: str | None, watchers: Sequence[SeenWatcher]) -> list[SeenWatcher
 
 
 def _explain(server: str | None, seen: Sequence[SeenWatcher], folder: str) -> str:
-    whose = f" for {server}" if server is not None else ""
+    whose = f" for {mask_urls(server)}" if server is not None else ""
     remedy = "`handoff watch` starts one; `handoff health --any` looks for watchers of other ComfyUIs."
     if not seen:
         return f"No watcher{whose} was found in {folder}. {remedy}"
@@ -61,12 +62,12 @@ def _explain(server: str | None, seen: Sequence[SeenWatcher], folder: str) -> st
 
 def _to_json(seen: SeenWatcher) -> dict[str, object]:
     text = seen.text
-    return {"watcher": text.wid, "server": text.server, "alive": bool(seen.alive), "health": text.health}
+    return {"watcher": text.wid, "server": mask_urls(text.server), "alive": bool(seen.alive), "health": text.health}
 
 
 def _print(seen: SeenWatcher) -> None:
     state = "alive" if seen.alive else f"dead, last seen {show_seconds(seen.silent_s)} ago" if seen.silent_s else "dead"
-    say(f"{seen.text.server}: {state}", "green" if seen.alive else "red")
+    say(f"{mask_urls(seen.text.server)}: {state}", "green" if seen.alive else "red")
     if seen.alive:
         print_table(("", ""), [(f"  {name}", str(value)) for name, value in seen.text.health.items()])
 

@@ -15,6 +15,12 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
+def _part(name: str) -> str:
+    found = re.search(rf"<!-- generated: {name} -->\n(.*?)<!-- end -->", README, re.DOTALL)
+    assert found
+    return found[1]
+
+
 def test_the_generated_pages_are_up_to_date() -> None:
     checked = subprocess.run(
         [sys.executable, str(ROOT / "docs/generate.py"), "--check"], capture_output=True, text=True, check=False
@@ -24,17 +30,17 @@ def test_the_generated_pages_are_up_to_date() -> None:
 
 @pytest.mark.parametrize("reason", list(Reason))
 def test_every_reason_is_documented_once(reason: Reason) -> None:
-    assert len(re.findall(rf"^\| `{reason}` \|", README, re.MULTILINE)) == 1
+    assert len(re.findall(rf"^\| `{reason}` \|", _part("reasons"), re.MULTILINE)) == 1
 
 
 @pytest.mark.parametrize("status", list(Status))
 def test_every_status_is_documented_once(status: Status) -> None:
-    assert len(re.findall(rf"^\| `{status}` \|", README, re.MULTILINE)) == 1
+    assert len(re.findall(rf"^\| `{status}` \|", _part("statuses"), re.MULTILINE)) == 1
 
 
 @pytest.mark.parametrize("field", sorted({field for program in PROGRAMS for field in program.model_fields}))
 def test_every_setting_is_documented_once_and_described(field: str) -> None:
-    rows = re.findall(rf"^\| `{name_of(field)}` \|.*\| (.+) \|$", README, re.MULTILINE)
+    rows = re.findall(rf"^\| `{name_of(field)}` \|.*\| (.+) \|$", _part("settings"), re.MULTILINE)
     assert len(rows) == 1
     assert rows[0] != "None"
 

@@ -73,7 +73,7 @@ class Journal:
         """Where ComfyUI writes this attempt, relative to `output/`; made here so that its group may write to it."""
         folder = work_folder(record.token, record.attempt)
         path = f"{self._folders.output}/{folder}"
-        with durable.disk_errors(path), suppress(FileExistsError):
+        with self._seat.power(), durable.disk_errors(path), suppress(FileExistsError):
             os.mkdir(path)
             os.chmod(path, FOLDER_MODE)
         return folder

@@ -52,6 +52,13 @@ class Place:
     def folders(self) -> Folders:
         return Folders(input=str(self.root / "data/input"), output=str(self.root / "data/output"))
 
+    def make_folders(self) -> Folders:
+        """As a watcher would have left them."""
+        for folder in (self.folders.input, self.folders.output):
+            Path(folder).mkdir(parents=True)
+        self.folders.make()
+        return self.folders
+
     def environment(self, **settings: object) -> dict[str, str]:
         kept = {
             name: value
@@ -112,6 +119,12 @@ class House(Place):
     """An installation in which a watcher and a ComfyUI work."""
 
     simulator: Simulator = field(kw_only=True)
+
+    def health(self) -> dict[str, Any]:
+        """What the watcher said of itself at its last beat."""
+        (watcher,) = self.call("health", "--json").expect(0).json["watchers"]
+        health: dict[str, Any] = watcher["health"]
+        return health
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ class TestExamples:
     def test_pause_and_what_is_cancelled_meanwhile(self, house: House) -> None:
         (pause,) = read_examples(house, "pause")
         assert self.run(house, pause) == 0
-        eventually(lambda: house.run("health", "--json").json["watchers"][0]["health"]["paused"] is True, "the pause")
+        eventually(lambda: house.health().get("paused") is True, "the pause")
         house.run("submit", "txt2img", "-p", "prompt=x", "--id", ID).expect(0)
         (cancel,) = read_examples(house, "cancel")
         assert self.run(house, cancel) == 0

@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.cli.conftest import LIMIT_S, House, eventually, failing_graph, sleeping_graph
+from handoff import timestamps
+from handoff.failures import Failure, Reason
+from handoff.spool.record import Tombstone
+from handoff.state import Event
+from handoff.status import StatusDocument, describe_failure
+from tests.cli.conftest import LIMIT_S, House, Place, eventually, failing_graph, sleeping_graph
 
 
 def write_graph(house: House, name: str, graph: dict[str, object]) -> Path:
@@ -185,11 +190,47 @@ class TestRetry:
         assert "succeeded" in house.call("retry", "fine").expect(2).err
 
 
+class TestOddEnds:
+    def test_a_job_that_retention_removed(self, place: Place) -> None:
+        place.make_folders()
+        tombstone = Tombstone(token="0" * 16, sha256="f" * 64, status="failed", finished_at="2026-11-24T12:00:00.000Z")
+        Path(place.folders.reservation("old")).write_bytes(tombstone.to_bytes())
+        answer = place.call("status", "old", "--json").expect(1).json
+        assert (answer["status"], answer["done"], answer["ok"], answer["outputs"]) == ("failed", True, False, [])
+        assert "removed by retention" in place.call("show", "old").expect(0).out
+        assert "over already" in place.call("cancel", "old").expect(0).out
+        assert "no longer known" in place.call("retry", "old").expect(4).err
+        assert place.call("status", "old", "--wait").expect(1)
+
+    @pytest.mark.parametrize("command", ["status", "show", "cancel", "retry"])
+    def test_a_damaged_status_is_named(self, place: Place, command: str) -> None:
+        place.make_folders()
+        Path(place.folders.job("torn")).mkdir()
+        Path(place.folders.status("torn")).write_text("{")
+        assert "torn/status.json" in place.call(command, "torn").expect(3).err
+        assert place.call("list").expect(0)
+
+    def test_no_control_character_reaches_the_terminal(self, place: Place) -> None:
+        place.make_folders()
+        document = StatusDocument(id="evil", created_at="2026-11-24T12:00:00.000Z", workflow="a\x1b[31mb").finish(
+            Event.FAILED,
+            timestamps.now(),
+            error=describe_failure(Failure(Reason.NODE_ERROR, problem="\x1b]0;x\x07"), "en"),
+        )
+        Path(place.folders.job("evil")).mkdir()
+        Path(place.folders.status("evil")).write_bytes(document.to_bytes())
+        for command in ("status", "show"):
+            ran = place.call(command, "evil")
+            assert "A node failed" in ran.out
+            assert "\x1b" not in ran.out + ran.err
+            assert "\x07" not in ran.out + ran.err
+
+
 class TestPause:
     def test_jobs_wait_and_everybody_is_told_why(self, house: House) -> None:
         house.call("pause", "--reason", "new models").expect(0)
         try:
-            eventually(lambda: house.call("health", "--json").json["watchers"][0]["health"]["paused"] is True, "pause")
+            eventually(lambda: house.health().get("paused") is True, "the pause")
             assert "new models" in house.call("submit", "txt2img", "-p", "prompt=x", "--id", "second").expect(0).err
             house.call("submit", "txt2img", "-p", "prompt=y", "--id", "first", "--priority", 9).expect(0)
             positions = {

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from handoff.folders import Folders
 from handoff.spool.seat import Seat
 from tests.cli.conftest import House, Place, eventually, running_watcher
 
@@ -30,7 +29,7 @@ class TestStart:
 
 class TestHealth:
     def test_alive(self, house: House) -> None:
-        eventually(lambda: house.run("health", "--json").json["watchers"][0]["health"], "the first beat")
+        eventually(lambda: house.health().get("comfyui") == "up", "a beat that knows of ComfyUI")
         answer = house.run("health", "--json").expect(0).json
         assert answer["ok"] is True
         (watcher,) = answer["watchers"]
@@ -42,7 +41,7 @@ class TestHealth:
         house.run("health", "--any", comfyui_url=NOWHERE).expect(0)
 
     def test_none_and_a_killed_one(self, place: Place) -> None:
-        folders = _make(place)
+        folders = place.make_folders()
         answer = place.run("health", "--json", "--any").expect(3)
         assert answer.json == {"ok": False, "watchers": []}
         seat = Seat(folders, "a server")
@@ -53,7 +52,7 @@ class TestHealth:
         assert "the last one is silent" in place.run("submit", "txt2img", "-p", "prompt=x").expect(0).err
 
     def test_one_on_another_machine_is_looked_at_twice(self, place: Place) -> None:
-        seat = Seat(_make(place), "a server")
+        seat = Seat(place.make_folders(), "a server")
         seat.lease.text = seat.lease.text.model_copy(update={"boot_id": "another"})
         seat.beat({})
         with place.start("health", "--any", "--json") as process:
@@ -65,6 +64,17 @@ class TestHealth:
         assert process.returncode == 0
         place.run("health", "--any").expect(3)
         seat.lease.close()
+
+
+def test_no_password_is_shown(place: Place) -> None:
+    url = "http://me:hush@host:8188"
+    seat = Seat(place.make_folders(), f"host {url}")
+    for is_alive in (True, False):
+        seat.beat({}) if is_alive else seat.lease.close()
+        for arguments in (["health", "--any"], ["health", "--any", "--json"], ["health"]):
+            ran = place.call(*arguments, comfyui_url=url)
+            assert "host" in ran.out + ran.err
+            assert "hush" not in ran.out + ran.err
 
 
 def test_a_job_waits_for_the_first_watcher(house: House, tmp_path: Path) -> None:
@@ -83,15 +93,8 @@ def test_a_job_waits_for_the_first_watcher(house: House, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("reason", ["", "because\x1b[31m of this"])
 def test_a_reason_is_text_and_nothing_else(place: Place, reason: str) -> None:
-    _make(place)
+    place.make_folders()
     place.run("pause", "--reason", reason).expect(0)
     ran = place.run("pause").expect(0)
     assert "\x1b" not in ran.err
     assert "Paused since 20" in ran.err
-
-
-def _make(place: Place) -> Folders:
-    for folder in (place.folders.input, place.folders.output):
-        Path(folder).mkdir(parents=True)
-    place.folders.make()
-    return place.folders

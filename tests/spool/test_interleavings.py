@@ -234,7 +234,8 @@ def test_exactly_one_of_many_watchers_claims_a_drop(world: World) -> None:
 
         def claim(drops: Drops, barrier: threading.Barrier = barrier, won: list[Claim] = won) -> None:
             barrier.wait()
-            won += [claim] if (claim := drops.claim("a.json")) is not None else []
+            if (claimed := drops.claim("a.json")) is not None:
+                won.append(claimed)
 
         threads = [threading.Thread(target=claim, args=(watcher.drops,)) for watcher in watchers]
         for thread in threads:
@@ -263,8 +264,8 @@ def test_every_publishing_call_of_a_fenced_watcher_fails(world: World) -> None:
         lambda: fenced.drops.claim("late.json"),
         lambda: fenced.take(claim),
         lambda: fenced.drops.reject(claim, Failure(Reason.UI_FORMAT), "en"),
-        lambda: fenced.drops.claims(),
-        lambda: journal.records(),
+        fenced.drops.claims,
+        journal.records,
         lambda: journal.write(record),
         lambda: journal.release(record),
         lambda: journal.publish_status(status, token, durable_write=True),

@@ -111,7 +111,7 @@ class World:
         found: dict[str, bytes | None] = {f"bucket/{key}": data for key, data in self.bucket.items()}
         for path in self.root.rglob("*"):
             parts = path.relative_to(self.root).parts
-            if any(part.startswith(("w-", "new-", "from-")) or part == "work" for part in parts):
+            if any(part.startswith(("w-", "new-", "from-", ".trial-")) or part == "work" for part in parts):
                 continue
             found["/".join(parts)] = path.read_bytes() if path.is_file() else None
         return found
@@ -188,8 +188,8 @@ class Watcher:
             take_over(self.seat, wid)
 
     def take_in_all(self) -> None:
-        for claim in self.drops.claims():
-            self.take(claim)
+        for left in self.drops.claims():
+            self.take(left)
         for name in sorted(os.listdir(self.world.folders.input)):
             if name.endswith(".json") and (claim := self.drops.claim(name)) is not None:
                 self.take(claim)
@@ -207,8 +207,8 @@ class Watcher:
             self.drops.settle([claim])
 
     def work_all(self) -> None:
-        for record in self.journal.records():
-            self.work(record)
+        for left in self.journal.records():
+            self.work(left)
         for name in listed(self.world.folders.inbox):
             token = inbox_token(name)
             assert token is not None
