@@ -74,8 +74,8 @@ class House:
     def cpu_s(self) -> float:
         return machine.cpu_s(self.pid)
 
-    def fsync_ms(self) -> float:
-        return machine.time_fsync(self.root)
+    def fsync_clock(self) -> machine.FsyncClock:
+        return machine.FsyncClock(self.root)
 
     def _check(self, end: float, what: str) -> None:
         if self.watcher.process.poll() is not None or time.monotonic() > end:

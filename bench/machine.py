@@ -31,18 +31,25 @@ def is_busy() -> bool:
     return load() > 0.5 * len(os.sched_getaffinity(0))
 
 
-def time_fsync(folder: Path, times: int = 50) -> float:
-    """The median of an append of 512 bytes with fsync, in ms."""
-    path = folder / "fsync"
-    taken = []
-    with path.open("ab", buffering=0) as file:
-        for _ in range(times):
-            start = time.monotonic()
+class FsyncClock:
+    """Times one fsync now and then, while something else is measured: others use the disk, too, and not evenly."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "fsync"
+        self._taken: list[float] = []
+
+    def tick(self) -> None:
+        """Appends 512 bytes and waits until they are on the disk."""
+        with self._path.open("ab", buffering=0) as file:
             file.write(b"x" * 512)
+            start = time.monotonic()
             os.fsync(file.fileno())
-            taken.append((time.monotonic() - start) * 1000)
-    path.unlink()
-    return p50(taken)
+            self._taken.append((time.monotonic() - start) * 1000)
+
+    @property
+    def ms(self) -> float:
+        """The median."""
+        return p50(self._taken)
 
 
 def cpu_s(pid: int) -> float:

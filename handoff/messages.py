@@ -369,6 +369,8 @@ WARNINGS: dict[str, dict[Language, str]] = {
     "interrupted": {"en": "Attempt {attempt} was interrupted at ComfyUI; it was sent again.", "zh": "第 {attempt} 次尝试在 ComfyUI 中被中断，已重新发送。"},
     "prefix_replaced": {"en": "The filename_prefix of node {node} came from another node; it was replaced.", "zh": "节点 {node} 的 filename_prefix 来自另一个节点，已被替换。"},
     "text_cut": {"en": "The text of node {node} was cut after {bytes} bytes.", "zh": "节点 {node} 的文本在 {bytes} 字节后被截断。"},
+    "texts_left_out": {"en": "Of the texts only the first {kept} were kept; {count} more were left out.", "zh": "文本只保留了前 {kept} 条，其余 {count} 条已略去。"},
+    "nodes_left_out": {"en": "The outputs of {count} node(s) were left out: an id may have {limit} characters at most.", "zh": "{count} 个节点的输出已略去：节点 id 最多 {limit} 个字符。"},
     "elsewhere": {"en": "{file} was saved outside this job's own folder by a node that chooses its own place.", "zh": "{file} 由自行选择位置的节点保存在此任务的文件夹之外。"},
 }  # fmt: skip
 

@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from handoff.folders import Folders
+from handoff.masking import mask_urls
 from handoff.messages import Language, nearest
 
 PREFIX = "HANDOFF_"
@@ -108,7 +109,7 @@ class WatcherSettings(Settings):
     @property
     def server(self) -> str:
         """The name of the ComfyUI in leases and records: a hint for speed, since 127.0.0.1 is another one in each container."""
-        return self.watcher_name or f"{socket.gethostname()} {self.comfyui_url}"
+        return self.watcher_name or f"{socket.gethostname()} {mask_urls(self.comfyui_url)}"
 
 
 PROGRAMS: tuple[type[Settings], ...] = (WatcherSettings,)

@@ -26,6 +26,7 @@ CLOCK_TOLERANCE_S = 2.0  # file times come in coarse steps, and from another clo
 PREVIEW_LIMIT = 512 << 20  # bytes of one preview
 TEXT_LIMIT = 64 << 10  # bytes of one text: all texts stand in the status document
 MAX_TEXTS = 64
+MAX_NODE_ID = 200  # characters; what is named in a status document
 PREVIEW_LABEL = "preview"
 
 _READ_SAFELY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -133,18 +134,25 @@ def listed(outputs: Mapping[str, Any]) -> Listing:
     """Every file and text in ComfyUI's listing, in the order of the nodes' ids. Pure.
 
     Nodes choose their keys freely (a video stands under `images`), so each list is looked through; a file listed twice
-    is one. What has no `filename` and is no text is left out.
+    is one. What has no `filename` and is no text is left out; texts and nodes beyond the bounds leave a warning.
     """
     files: dict[str, Listed] = {}
     previews: dict[str, Listed] = {}
     texts: list[TextEntry] = []
+    texts_left_out = nodes_left_out = 0
     warnings: Warnings = []
     for node, listing in sorted(outputs.items(), key=lambda item: node_order(item[0])):
-        if not isinstance(listing, Mapping) or len(node) > 200:
+        if not isinstance(listing, Mapping):
+            continue
+        if len(node) > MAX_NODE_ID:
+            nodes_left_out += 1
             continue
         for key, items in listing.items():
             for item in items if isinstance(items, list) else ():
-                if isinstance(item, str) and key == "text" and len(texts) < MAX_TEXTS:
+                if isinstance(item, str) and key == "text":
+                    if len(texts) == MAX_TEXTS:
+                        texts_left_out += 1
+                        continue
                     text, is_cut = _cut(item)
                     texts.append(TextEntry(node=node, text=text))
                     if is_cut:
@@ -154,6 +162,10 @@ def listed(outputs: Mapping[str, Any]) -> Listing:
                     kept = files if folder == "output" else previews if folder == "temp" else None
                     if kept is not None:
                         kept.setdefault(file.path, file)
+    if texts_left_out:
+        warnings.append(("texts_left_out", {"kept": MAX_TEXTS, "count": texts_left_out}))
+    if nodes_left_out:
+        warnings.append(("nodes_left_out", {"limit": MAX_NODE_ID, "count": nodes_left_out}))
     return Listing(files=list(files.values()), previews=list(previews.values()), texts=texts, warnings=warnings)
 
 
@@ -201,17 +213,16 @@ def _number(stem: str, extension: str, numbers: Counter[str], taken: set[str]) -
 
 def _verify(file: Listed, output: str, not_before: float = 0.0) -> Output:
     """Reads the file once, from the first byte to the last. It gets its name later, when all are known."""
-    with _open_below(output, file) as stream:
+    with _unavailable(f"cannot read {file.shown} in {output}"), _open_below(output, file) as stream:
         if os.fstat(stream.fileno()).st_mtime < not_before:
             raise _broken(file, "it is older than this job")
         digest, head, tail, size = hashlib.sha256(), b"", b"", 0
-        with _unavailable(f"cannot read {file.shown} in {output}"):
-            while part := stream.read(1 << 20):
-                digest.update(part)
-                head = head or part[:ENDS]
-                tail = (tail + part)[-ENDS:]
-                size += len(part)
-            os.fsync(stream.fileno())
+        while part := stream.read(1 << 20):
+            digest.update(part)
+            head = head or part[:ENDS]
+            tail = (tail + part)[-ENDS:]
+            size += len(part)
+        os.fsync(stream.fileno())
         try:
             media = examine(stream, file.filename, head=head, tail=tail, size=size)
         except Broken as error:
@@ -257,11 +268,15 @@ def _open_below(output: str, file: Listed) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
-def _open_folder(root: str, parts: list[str]) -> int:
+def _open_folder(root: str, parts: list[str], *, make: bool = False) -> int:
+    """Follows no link below `root`; with `make`, folders that are not there are made."""
     descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     for part in parts:
         outer = descriptor
         try:
+            if make:
+                with suppress(FileExistsError):
+                    os.mkdir(part, FOLDER_MODE, dir_fd=outer)
             descriptor = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=outer)
         finally:
             os.close(outer)
@@ -273,8 +288,7 @@ def _fetch_preview(preview: Listed, number: int, graph: Graph, output: str, work
     extension = own_extension(preview.filename) or "bin"
     fetched = Listed(node=preview.node, subfolder=work, filename=f"preview-{number}.{extension}")
     with _blame(graph, preview.node), _unavailable(f"cannot write {fetched.path} in {output}"):
-        os.makedirs(f"{output}/{work}", mode=FOLDER_MODE, exist_ok=True)
-        folder = _open_folder(output, work.split("/"))
+        folder = _open_folder(output, work.split("/"), make=True)
         try:
             with suppress(FileNotFoundError):
                 os.unlink(fetched.filename, dir_fd=folder)

@@ -5,30 +5,37 @@ Answers are foreign bytes: their size and the time they take are bounded, redire
 end up in messages are cut and masked.
 """
 
+import http.client
+import io
 import json
 import re
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from http.cookiejar import DefaultCookiePolicy
+from functools import cached_property
 from typing import Any, BinaryIO, Literal, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import requests
 from pydantic import BaseModel, ValidationError
 from requests.adapters import HTTPAdapter
+from requests.utils import default_headers
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError
 
 from handoff.failures import EdgeError, Failure, Reason, Transient, Unavailable
 from handoff.masking import mask_urls
 from watcher.graph import Graph, check_graph
 from watcher.prompts import CancelAnswer, HistoryEntry, JobAnswer, Prompt, PromptState, Queue, QueueAnswer
-from watcher.refusals import PromptAnswer, read_refusal
+from watcher.refusals import PromptAnswer, read_refusal, read_unknown_refusal
 
 CONNECT_S = 3.0
 READ_S = 30.0  # between two bytes; garbage collection in ComfyUI's worker alone stops its HTTP for half a second
-WHOLE_S = 60.0  # for a whole answer, so that a dripping one ends, too
+WHOLE_S = 60.0  # from an answer's first byte to its last, so that a dripping one ends, too;
+SLOWEST = 1 << 20  # and a second more for each so many bytes, since /view gives large files
 SUBMIT_S = 120.0  # custom nodes may do long work while a prompt is validated
 LIMIT = 32 << 20  # bytes; a job's detail holds its graph, all extra_data and tensors printed as text
 LIST_LIMIT = 64 << 20  # the queue holds every waiting graph, /object_info every model's name
@@ -66,18 +73,18 @@ class _Answer:
 class ComfyUI:
     """One server. May be used from several threads at once.
 
-    Its one `requests.Session` is safe to share because nothing in it changes between calls: no cookies are kept, no
-    redirects followed, no environment read; the connection pool below has its own lock.
+    Its one adapter is safe to share: the connection pool in it has its own lock. There is no `requests.Session`, so no
+    cookie is kept, no redirect read or followed, no proxy or password taken from the environment.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         self._shown_url = mask_urls(self.url)
-        self._session = _open_session()
+        self._adapter = _open_adapter()
         self._has_jobs: bool | None = None  # /api/jobs/{id}, since ComfyUI 0.6; unknown after each loss of connection
 
     def close(self) -> None:
-        self._session.close()
+        self._adapter.close()
 
     def submit(self, prompt_id: str, graph: Graph, *, client_id: str, extra_data: Mapping[str, Any]) -> None:
         """Returns when ComfyUI has queued the prompt whole.
@@ -97,7 +104,7 @@ class ComfyUI:
         if answer.status == 200:
             self._check_accepted(prompt_id, answer, graph)
         elif answer.status == 400 and answer.is_json:
-            raise read_refusal(_parse(answer, "POST /prompt", PromptAnswer), graph)
+            raise _read_refusal(answer, graph)
         elif answer.status == 413:
             size = f"413, since the prompt has {len(body)} bytes (its limit: --max-upload-size)"
             raise Failure(Reason.COMFYUI_ERROR, problem=size)
@@ -122,12 +129,13 @@ class ComfyUI:
                     Unclear
                 ):  # a newer ComfyUI may have another word for a state: the older road still stands
                     return _parse(answer, f"GET {path}", JobAnswer).to_prompt(prompt_id)
-            elif answer.status == 404 and answer.is_json:
+            elif answer.status == 404 and _says_not_found(answer):
                 self._has_jobs = True
                 return None
-            elif answer.status in (404, 405):
+            elif answer.status in (404, 405) and not answer.is_json:
                 self._has_jobs = False  # an older ComfyUI has no such route
-            elif answer.status != 500:  # 500: one odd entry in the history breaks this route for itself
+            elif answer.status not in (404, 500):  # 404: another's words, so the older road is asked
+                # 500: one odd entry in the history breaks this route for itself
                 raise _unexpected(f"GET {self._shown_url}{path}", answer)
         return self._look_up_by_lists(prompt_id)
 
@@ -185,7 +193,7 @@ class ComfyUI:
             if response.status_code != 200:
                 raise _unexpected(f"GET {self._shown_url}/view", _Answer(response.status_code, "", b""))
             size = 0
-            for part in _parts(response, time.monotonic() + max(WHOLE_S, limit / (1 << 20))):
+            for part in _parts(response):
                 size += len(part)
                 if size > limit:
                     raise Failure(Reason.OUTPUT_BROKEN, file=shown, problem=f"it has more than {limit} bytes")
@@ -256,7 +264,7 @@ class ComfyUI:
     ) -> _Answer:
         with self._open(method, path, body=body, params=params, read_s=read_s) as response:
             content = bytearray()
-            for part in _parts(response, time.monotonic() + WHOLE_S):
+            for part in _parts(response):
                 content += part
                 if len(content) > limit:
                     raise Unclear(
@@ -278,16 +286,8 @@ class ComfyUI:
         """Raises NotArrived, Unclear, also from inside the block while the answer is read."""
         call = f"{method} {self._shown_url}{path}"
         try:
-            with self._session.request(
-                method,
-                f"{self.url}{path}",
-                params=params,
-                data=body,
-                headers={"Content-Type": "application/json"} if body is not None else None,
-                timeout=(CONNECT_S, read_s),
-                stream=True,
-                allow_redirects=False,
-            ) as response:
+            request = self._prepare(method, path, body, params)
+            with self._adapter.send(request, stream=True, timeout=(CONNECT_S, read_s)) as response:
                 yield response
         except (requests.RequestException, HTTPError) as error:
             self._has_jobs = None  # what answers next may be another version
@@ -295,27 +295,97 @@ class ComfyUI:
                 raise NotArrived(f"{call}: no connection ({_reason(error)})") from error
             raise Unclear(f"{call}: {_reason(error)}") from error
 
+    def _prepare(
+        self, method: str, path: str, body: bytes | None, params: Mapping[str, str] | None
+    ) -> requests.PreparedRequest:
+        """By hand, since what requests does to merge and check the same settings anew is a third of a call's time."""
+        request = requests.PreparedRequest()
+        request.method = method
+        request.url = f"{self._bare.url}{path}" + (f"?{urlencode(params)}" if params else "")
+        request.headers = self._bare.headers.copy()
+        if body is not None:
+            request.body = body
+            request.headers["Content-Type"] = "application/json"
+            request.headers["Content-Length"] = str(len(body))
+        return request
 
-def _open_session() -> requests.Session:
-    session = requests.Session()
-    session.trust_env = False
-    session.headers.update({"Accept-Encoding": "identity"})
-    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    @cached_property
+    def _bare(self) -> requests.PreparedRequest:
+        """What all requests share: the address as it goes over the wire, and the headers, with the address's password."""
+        headers = {**default_headers(), "Accept-Encoding": "identity"}
+        bare = requests.Request("GET", self.url, headers=headers).prepare()
+        bare.url = (bare.url or "").rstrip("/")
+        return bare
+
+
+class _TimedReads(io.RawIOBase):
+    """What the socket gives of one answer, from its first byte to its last in bounded time, headers included.
+
+    The socket's own time-out counts anew with each byte.
+    """
+
+    def __init__(self, connection: socket.socket, raw: io.RawIOBase) -> None:
+        self._connection = connection
+        self._raw = raw
+        self._read_s = connection.gettimeout() or READ_S
+        self._deadline: float | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        if self._deadline is None:
+            size = self._raw.readinto(buffer)
+            self._deadline = time.monotonic() + WHOLE_S
+        elif (left := self._deadline - time.monotonic()) <= 0:
+            raise TimeoutError("the answer took too long")
+        else:
+            self._connection.settimeout(min(self._read_s, left))
+            size = self._raw.readinto(buffer)
+            self._connection.settimeout(self._read_s)  # the next request is sent with it
+        self._deadline += (size or 0) / SLOWEST
+        return size
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _TimedResponse(http.client.HTTPResponse):
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self.fp = io.BufferedReader(_TimedReads(sock, self.fp.detach()))
+
+
+class _Connection(HTTPConnection):
+    response_class = _TimedResponse
+
+
+class _TlsConnection(HTTPSConnection):
+    response_class = _TimedResponse
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _TlsPool(HTTPSConnectionPool):
+    ConnectionCls = _TlsConnection
+
+
+def _open_adapter() -> HTTPAdapter:
     adapter = HTTPAdapter(pool_connections=1, pool_maxsize=CONNECTIONS, max_retries=0)
-    session.mount("http://", adapter)
-    session.mount("https://", adapter)
-    return session
+    adapter.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
+    return adapter
 
 
-def _parts(response: requests.Response, deadline: float) -> Iterator[bytes]:
-    """The body as it comes: `read1` gives what one read of the socket gives, so that a dripping answer meets its deadline.
+def _parts(response: requests.Response) -> Iterator[bytes]:
+    """The body as it comes: `read1` gives what one read of the socket gives.
 
     Nothing is unpacked: a small packed answer could fill the memory, and none was asked for.
     """
     while part := response.raw.read1(1 << 18, decode_content=False):
         yield part
-        if time.monotonic() > deadline:
-            raise requests.exceptions.ReadTimeout("the answer took too long")
 
 
 def _decode(answer: _Answer, call: str) -> Any:
@@ -330,16 +400,31 @@ def _decode(answer: _Answer, call: str) -> Any:
 
 
 def _parse(answer: _Answer, call: str, model: type[_Model]) -> _Model:
-    return _validate(_decode(answer, call), call, model)
+    return _validate(_decode(answer, call), call, model, answer.status)
 
 
-def _validate(document: Any, call: str, model: type[_Model]) -> _Model:
+def _validate(document: Any, call: str, model: type[_Model], status: int = 200) -> _Model:
     try:
         return model.model_validate(document)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part)[:40] for part in first["loc"])
-        raise Unclear(f"{call} was answered with something unknown: {place}: {first['msg']}", 200) from None
+        raise Unclear(f"{call} was answered with something unknown: {place}: {first['msg']}", status) from None
+
+
+def _read_refusal(answer: _Answer, graph: Graph) -> Failure:
+    document: Any = answer.body.decode(errors="replace")
+    with suppress(Unclear):
+        document = _decode(answer, "POST /prompt")
+        return read_refusal(_validate(document, "POST /prompt", PromptAnswer), graph)
+    return read_unknown_refusal(document)
+
+
+def _says_not_found(answer: _Answer) -> bool:
+    """Whether it is ComfyUI that does not know the job: a gateway in front of it has a 404 of its own, also as JSON."""
+    with suppress(ValueError, RecursionError):
+        return bool(json.loads(answer.body) == {"error": "Job not found"})  # ComfyUI 0.33
+    return False
 
 
 def _unexpected(call: str, answer: _Answer) -> EdgeError:
@@ -366,7 +451,7 @@ def _reason(error: Exception) -> str:
     while (args := getattr(cause, "args", None)) and isinstance(args[-1], Exception):
         cause = args[-1]
     cause = getattr(cause, "reason", None) or cause
-    return f"{type(error).__name__}: {str(cause)[:200]}"
+    return f"{type(error).__name__}: {mask_urls(str(cause))[:200]}"  # it may hold the address as it was set
 
 
 def _check_extra_data(extra_data: Mapping[str, Any]) -> None:

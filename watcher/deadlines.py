@@ -6,9 +6,9 @@ from datetime import datetime
 
 from handoff import timestamps
 from handoff.documents import UnreadableDocument
+from handoff.spool.listing import describe_waiting
 from handoff.spool.record import Record
 from handoff.status import StatusDocument
-from watcher.live import first_document
 
 YOUNG_S = 10.0  # jobs accepted longer ago were told of before
 
@@ -43,7 +43,7 @@ def read_deadlines(inbox: str, names: Iterable[str], tell: Callable[[StatusDocum
         if record is None:  # claimed meanwhile
             continue
         if (timestamps.now() - timestamps.from_text(record.received_at)).total_seconds() < YOUNG_S:
-            tell(first_document(record))
+            tell(describe_waiting(record))
         if (deadline := Deadline.of(record)) is not None:
             deadlines.append(deadline)
     return deadlines

@@ -5,6 +5,7 @@ a filter on moves it does not see files that are renamed in from outside. So the
 created, closed after writing or renamed in is enough.
 """
 
+import errno
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -97,9 +98,12 @@ class Hints:
                     folder,
                     event_filter=[FileCreatedEvent, FileClosedEvent, DirCreatedEvent, DirDeletedEvent],
                 )
-        except OSError as error:  # the limits on watches and instances are shared by all programs of a user
+        except OSError as error:
             observer.stop()
-            return f"{error.strerror}: raise fs.inotify.max_user_watches and fs.inotify.max_user_instances"
+            # the limits on watches and instances are shared by all programs of a user
+            is_limit = error.errno in (errno.ENOSPC, errno.EMFILE)
+            remedy = ": raise fs.inotify.max_user_watches and fs.inotify.max_user_instances" if is_limit else ""
+            return f"{error.strerror}{remedy}"
         self._observer, self._armed = observer, inodes
         return None
 

@@ -239,7 +239,7 @@ class Intake:
         if status is None:  # done by an earlier try, and cleared away
             return Taken(claim=claim, job=TakenIn(id="", inbox_name=None, record=None))
         if not stat.S_ISREG(status.st_mode):
-            return self._reject(claim, _judge_entry(claim.name, status, self._language) or Failure(Reason.NOT_A_JOB))
+            return self._reject(claim, _judge_kind(status.st_mode, self._language))
         try:
             job = self._read_job(claim, hint)
             taken = self._drops.take_in(
@@ -297,9 +297,8 @@ class Intake:
 
 def _judge_entry(name: str, status: os.stat_result, language: messages.Language) -> Failure | None:
     """What can be said of a directory entry without opening it."""
-    kind = _kind(status.st_mode)
-    if kind is not None:
-        return Failure(Reason.NOT_A_FILE, kind=KINDS[kind][language])
+    if not stat.S_ISREG(status.st_mode):
+        return _judge_kind(status.st_mode, language)
     data = os.fsencode(name)
     if len(data) > NAME_LIMIT:
         return Failure(Reason.BAD_NAME, problem=f"it has {len(data)} bytes", limit=NAME_LIMIT)
@@ -310,16 +309,10 @@ def _judge_entry(name: str, status: os.stat_result, language: messages.Language)
     return None
 
 
-def _kind(mode: int) -> str | None:
-    if stat.S_ISREG(mode):
-        return None
-    if stat.S_ISLNK(mode):
-        return "link"
-    if stat.S_ISDIR(mode):
-        return "folder"
-    if stat.S_ISFIFO(mode):
-        return "pipe"
-    return "socket" if stat.S_ISSOCK(mode) else "device"
+def _judge_kind(mode: int, language: messages.Language) -> Failure:
+    is_kind = {"link": stat.S_ISLNK, "folder": stat.S_ISDIR, "pipe": stat.S_ISFIFO, "socket": stat.S_ISSOCK}
+    kind = next((kind for kind, test in is_kind.items() if test(mode)), "device")
+    return Failure(Reason.NOT_A_FILE, kind=KINDS[kind][language])
 
 
 def _read(path: str) -> tuple[bytes, Failure | None]:

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from handoff.spool.record import Record
-from handoff.state import Status
-from handoff.status import ComfyUIEntry, StatusDocument
+from handoff.status import StatusDocument
 from watcher.prompts import Prompt
 
 
@@ -92,23 +91,3 @@ class Jobs:
     def remove(self, live: Live) -> None:
         self._by_token.pop(live.token, None)
         self._by_id.pop(live.id, None)
-
-
-def first_document(record: Record) -> StatusDocument:
-    """The status of a job that nobody has sent yet."""
-    plan = record.job
-    body_metadata = record.body.get("metadata")
-    return StatusDocument(
-        id=record.id,
-        status=Status.QUEUED,
-        workflow=plan.workflow if plan else None,
-        attempt=record.attempt,
-        priority=record.priority,
-        source=record.source,
-        owner=record.owner,
-        retry_of=record.retry_of,
-        metadata=plan.metadata if plan else body_metadata if isinstance(body_metadata, dict) else {},
-        created_at=record.received_at,
-        warnings=list(plan.warnings) if plan else [],
-        comfyui=ComfyUIEntry(prompt_id=record.prompt_id),
-    )

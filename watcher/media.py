@@ -5,6 +5,7 @@ Nothing is decoded: the bytes are foreign, and a picture may be larger than the 
 
 import re
 import struct
+from codecs import getincrementaldecoder
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -33,7 +34,8 @@ class Media:
 def examine(stream: BinaryIO, filename: str, *, head: bytes, tail: bytes, size: int) -> Media:
     """What the file of `size` bytes is. `head` and `tail` are its first and last `ENDS` bytes; `stream` is moved about.
 
-    The bytes decide; the name does where they have no signature. Raises Broken.
+    The bytes decide; the name does where they have no signature, or where both say that it is text.
+    Raises Broken, and OSError when the disk fails.
     """
     if size == 0:
         raise Broken("it is empty")
@@ -126,15 +128,28 @@ _HAVE_SIGNATURES = frozenset(extension for _, format_ in _BY_HEAD for extension 
 
 
 def _recognise(head: bytes, filename: str) -> _Format | None:
-    """What the bytes are, whatever the name says; by the name where bytes have no signature. None: the name lies."""
+    """What the bytes are, whatever the name says; by the name where bytes have no signature. None: the name lies.
+
+    Signatures that are letters (ID3, RIFF, GIF89a, %PDF-) may begin a text as well.
+    """
     extension = own_extension(filename)
+    named = _BY_EXTENSION.get(extension, _FILE)
+    if named.kind == "text" and _is_text(head):
+        return named
     for pattern, format_ in _BY_HEAD:
         if pattern.match(head):
             return format_
     if extension in _HAVE_SIGNATURES:
         return None
-    format_ = _BY_EXTENSION.get(extension, _FILE)
-    return _FILE if format_.kind == "text" and b"\0" in head else format_
+    return _FILE if named.kind == "text" and b"\0" in head else named
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        getincrementaldecoder("utf-8")().decode(head)  # it may end within a character
+    except UnicodeDecodeError:
+        return False
+    return b"\0" not in head
 
 
 def _is_whole(format_: _Format, stream: BinaryIO, head: bytes, tail: bytes, size: int) -> bool:
@@ -145,6 +160,8 @@ def _is_whole(format_: _Format, stream: BinaryIO, head: bytes, tail: bytes, size
         return tail.rstrip(b"\0").endswith(b"\xff\xd9")
     if format_ is _GIF:
         return tail.endswith(b";")
+    if format_.kind in ("text", "file") and _is_text(head):
+        return True
     if head.startswith(b"RIFF"):
         claimed = int.from_bytes(head[4:8], "little")
         is_streamed = claimed in (0, 0xFFFFFFFF) and format_ is not _WEBP
@@ -160,8 +177,10 @@ def _has_whole_boxes(stream: BinaryIO, size: int) -> bool:
             break
         stream.seek(place)
         header = stream.read(16)
+        if len(header) < 8:
+            return False
         length = int.from_bytes(header[:4], "big")
-        if length == 1:
+        if length == 1:  # a header without its last bytes gives a length below 8, or one that does not fit
             length = int.from_bytes(header[8:16], "big")
         has_index = has_index or header[4:8] in (b"moov", b"moof", b"meta")
         if length == 0:
@@ -194,7 +213,9 @@ def _measure(format_: _Format, stream: BinaryIO, head: bytes) -> tuple[int | Non
             size: tuple[int, int] = picture.size
             picture.verify()
             return size
-    except Exception as error:  # noqa: BLE001 - Pillow raises almost anything for hostile bytes
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's; Pillow's own have no number, and it raises almost anything for hostile bytes
         raise Broken(f"it is damaged ({type(error).__name__}: {str(error)[:80]})") from None
 
 

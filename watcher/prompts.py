@@ -5,11 +5,11 @@ Every version's way of telling a prompt's end comes to one `Prompt`, so that not
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from handoff.failures import Failure, Reason
 from handoff.masking import mask_urls
@@ -97,18 +97,27 @@ class _Loose(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+def _keep_named(messages: Any) -> Any:
+    """Each message that has a name, with what it tells if that is an object: one odd message must not hide the outcome."""
+    if not isinstance(messages, list):
+        return messages
+    named = (message for message in messages if isinstance(message, list) and message and isinstance(message[0], str))
+    return [(name, rest[0] if rest and isinstance(rest[0], dict) else {}) for name, *rest in named]
+
+
 class _Status(_Loose):
     status_str: str | None = None
-    messages: list[tuple[str, dict[str, Any]]] = []
+    messages: Annotated[list[tuple[str, dict[str, Any]]], BeforeValidator(_keep_named)] = []
 
-    def to_prompt(self, prompt_id: str, outputs: Mapping[str, Any]) -> Prompt:
+    def to_prompt(
+        self, prompt_id: str, outputs: Mapping[str, Any], state: PromptState = PromptState.SUCCEEDED
+    ) -> Prompt:
+        """`state` is what counts where no message tells of an error or an interruption."""
         said = dict(self.messages)
         if "execution_interrupted" in said:
             state = PromptState.INTERRUPTED
-        elif "execution_error" in said or self.status_str == "error":
+        elif "execution_error" in said or (state is PromptState.SUCCEEDED and self.status_str == "error"):
             state = PromptState.FAILED
-        else:
-            state = PromptState.SUCCEEDED
         cached = said.get("execution_cached", {}).get("nodes")
         return Prompt(
             id=prompt_id,
@@ -148,21 +157,19 @@ class JobAnswer(_Loose):
         if self.status in ("pending", "in_progress"):
             waiting = self.status == "pending"
             return Prompt(id=prompt_id, state=PromptState.WAITING if waiting else PromptState.RUNNING, outputs=outputs)
-        if self.execution_status is not None and self.execution_status.messages:
-            # The messages decide: before 0.9 an interrupted job was called failed here.
-            return self.execution_status.to_prompt(prompt_id, outputs)
         states = {
             "completed": PromptState.SUCCEEDED,
             "failed": PromptState.FAILED,
             "cancelled": PromptState.INTERRUPTED,
         }
-        return Prompt(
-            id=prompt_id,
-            state=states[self.status],
-            outputs=outputs,
-            error=_read_error(self.execution_error),
-            started_ms=self.execution_start_time,
-            ended_ms=self.execution_end_time,
+        # The messages come first: before 0.9 an interrupted job was called failed here.
+        told = (self.execution_status or _Status()).to_prompt(prompt_id, outputs, states[self.status])
+        own_error = _read_error(self.execution_error) if told.state is PromptState.FAILED else None
+        return replace(
+            told,
+            error=told.error or own_error,
+            started_ms=self.execution_start_time if told.started_ms is None else told.started_ms,
+            ended_ms=self.execution_end_time if told.ended_ms is None else told.ended_ms,
         )
 
 

@@ -58,6 +58,13 @@ def read_refusal(answer: PromptAnswer, graph: Graph) -> Failure:
     )
 
 
+def read_unknown_refusal(said: Any) -> Failure:
+    """VALIDATION_FAILED for a refusal in other words than ComfyUI's; values of inputs, which its `node_errors` hold, are left out."""
+    if isinstance(said, dict):
+        said = {name: part for name, part in said.items() if name != "node_errors"}
+    return Failure(Reason.VALIDATION_FAILED, problem=_cut(f"it answered {mask_value('', said)}"))
+
+
 def _read_node_errors(node_errors: Mapping[str, _NodeErrors], graph: Graph) -> Failure:
     wrong: list[tuple[Node, str]] = []
     lacking: list[tuple[Node, str]] = []

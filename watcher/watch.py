@@ -9,13 +9,16 @@ from types import FrameType
 from handoff.failures import EdgeError
 from handoff.folders import Folders
 from handoff.log import get as _log
-from handoff.settings import WatcherSettings, make_folders
+from handoff.messages import nearest
+from handoff.settings import SettingsError, WatcherSettings, make_folders, name_of
 from handoff.site import ForeignSite
 from handoff.spool.seat import Fenced, Seat, SecondWatcher
 from handoff.stores.contract import Store
 from handoff.stores.opening import open_store
 from watcher.decisions import backoff
+from watcher.fetch import parse_allowed
 from watcher.worker import Worker
+from workflows.catalogue import Catalogue
 
 
 def watch(settings: WatcherSettings) -> None:
@@ -24,6 +27,7 @@ def watch(settings: WatcherSettings) -> None:
     Raises SettingsError, UnfitVolume, SecondWatcher, Unavailable at the start, ForeignSite when the bucket answers.
     """
     os.umask(0o002)
+    _check(settings)
     folders = make_folders(settings)
     store = open_store(settings)
     signals = _Signals()
@@ -55,6 +59,24 @@ def watch(settings: WatcherSettings) -> None:
         finally:
             seat.leave()
     _log().info("stopped")
+
+
+def _check(settings: WatcherSettings) -> None:
+    for entry in settings.url_allow:
+        try:
+            parse_allowed(entry)
+        except ValueError as error:
+            raise SettingsError(f"{name_of('url_allow')}: {error}") from None
+    for entry in settings.s3_input_prefixes:
+        if not entry.startswith("s3://"):
+            raise SettingsError(f"{name_of('s3_input_prefixes')}: {entry} does not begin with s3://")
+    known = [entry.name for entry in Catalogue(settings.workflows_dir).list()]
+    if settings.default_workflow not in known:
+        _log().warning(
+            "no_default_workflow",
+            workflow=settings.default_workflow,
+            hint=f"HANDOFF_DEFAULT_WORKFLOW names none; the nearest: {nearest(settings.default_workflow, known)}",
+        )
 
 
 def _take_seat(settings: WatcherSettings, folders: Folders, signals: "_Signals", *, first: bool) -> Seat | None:

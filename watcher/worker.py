@@ -26,6 +26,7 @@ from handoff.settings import WatcherSettings
 from handoff.site import Site
 from handoff.spool import lease, publisher, takeover
 from handoff.spool.journal import Journal
+from handoff.spool.listing import describe_waiting
 from handoff.spool.record import Plan, Record
 from handoff.spool.seat import Fenced, Seat
 from handoff.state import Status
@@ -42,7 +43,7 @@ from watcher.deadlines import Deadline, read_deadlines
 from watcher.delivery import Delivery
 from watcher.disk import Disk
 from watcher.execution import Execution, Handover
-from watcher.live import Jobs, Live, Phase, first_document
+from watcher.live import Jobs, Live, Phase
 from watcher.loop import Loop
 from watcher.peers import Peers
 from watcher.pictures import NotYet, Pictures
@@ -341,7 +342,7 @@ class Worker:
     def _meet(self, record: Record) -> None:
         """A job that this watcher just took in."""
         self._fresh = record
-        self._courier.tell(first_document(record))
+        self._courier.tell(describe_waiting(record))
         if (deadline := Deadline.of(record)) is not None:
             self._watch_deadline(deadline)
 
@@ -396,7 +397,7 @@ class Worker:
 
     def _adopt(self, record: Record) -> Live:
         phase = Phase.PLAN if record.job is None else Phase.READY
-        live = Live(record=record, document=first_document(record), phase=phase, arrived_at=time.monotonic())
+        live = Live(record=record, document=describe_waiting(record), phase=phase, arrived_at=time.monotonic())
         live.cancelled = self._journal.is_cancelled(record.id)
         self._jobs.add(live)
         return live
@@ -425,7 +426,7 @@ class Worker:
     def _planned(self, live: Live, plan: Plan) -> None:
         self._planning.discard(live.token)
         live.record = live.record.evolve(job=plan)
-        live.document = first_document(live.record)
+        live.document = describe_waiting(live.record)
         live.phase = Phase.READY
         self._advance(live)
 

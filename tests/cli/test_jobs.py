@@ -17,6 +17,8 @@ from handoff.state import Event
 from handoff.status import StatusDocument, describe_failure
 from tests.cli.conftest import LIMIT_S, House, Place, eventually, failing_graph, sleeping_graph
 
+pytestmark = pytest.mark.xdist_group("cli-jobs")  # one house for all
+
 
 def write_graph(house: House, name: str, graph: dict[str, object]) -> Path:
     path = house.root / name

@@ -9,6 +9,8 @@ import pytest
 from handoff.spool.seat import Seat
 from tests.cli.conftest import House, Place, eventually, running_watcher
 
+pytestmark = pytest.mark.xdist_group("cli-watchers")  # one house for all
+
 NOWHERE = "http://127.0.0.1:9"
 
 

@@ -146,5 +146,5 @@ class Spool(RuleBasedStateMachine):
 
 TestSpool = Spool.TestCase
 TestSpool.settings = settings(
-    max_examples=60, stateful_step_count=15, suppress_health_check=list(HealthCheck), deadline=None
+    max_examples=100, stateful_step_count=15, suppress_health_check=list(HealthCheck), deadline=None
 )

@@ -6,6 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -177,6 +178,7 @@ class Watcher:
         self.world.sweep()
         self.take_in_all()
         self.work_all()
+        self.clear_marks()
         self.seat.leave()
 
     def take_over_the_dead(self, *, after_the_lease: bool = False) -> None:
@@ -193,6 +195,15 @@ class Watcher:
         for name in sorted(os.listdir(self.world.folders.input)):
             if name.endswith(".json") and (claim := self.drops.claim(name)) is not None:
                 self.take(claim)
+
+    def clear_marks(self) -> None:
+        """Cancels that came too late."""
+        for name in listed(self.world.folders.input):
+            id, _, kind = name.partition(".")
+            document = StatusDocument.find(self.world.folders.status(id)) if kind == "cancel" else None
+            if document is not None and document.done:
+                with suppress(FileNotFoundError):
+                    os.unlink(self.world.folders.cancel_mark(id))
 
     def take(self, claim: Claim) -> None:
         try:
