@@ -13,12 +13,19 @@ from rich.table import Table
 
 from bench import fsyncs, growth, machine, memory, overhead, pickup, throughput
 from bench.figures import Figure
+from tests.servers import rgw
 
 PARTS = ("pickup", "throughput", "overhead", "memory", "growth")
 
 
 def main() -> int:
     chosen = _parse()
+    if chosen.s3:
+        try:
+            rgw.install()
+        except rgw.NotInstalledError as error:
+            print(error, file=sys.stderr)
+            return 2
     console = Console(width=None if sys.stdout.isatty() else 160)
     log = Console(stderr=True)
     about = machine.describe() | {"load_before": machine.load()}
@@ -83,14 +90,18 @@ def _draw(figures: list[Figure]) -> Table:
     return table
 
 
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
 def _cells(figure: Figure) -> list[str]:
     compared = ""
     if figure.compared is not None:
         compared = f"{figure.compared:+.1f} {figure.unit}" if figure.is_difference else f"× {figure.compared:.3g}"
     return [
         figure.what,
-        f"{figure.value:,.4g} {figure.unit}",
-        "" if figure.beside is None else f"{figure.beside:,.4g} {figure.unit}",
+        f"{_number(figure.value)} {figure.unit}",
+        "" if figure.beside is None else f"{_number(figure.beside)} {figure.unit}",
         compared,
         figure.beside_what,
         figure.target,

@@ -13,8 +13,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from bench.house import LIMIT_S, draw
 
-FIRST_NUMBER = 1 << 23
-"""Of its pictures' numbers, so that they are not the jobs'."""
+_numbers = itertools.count(1 << 23)  # of its pictures; the jobs' begin at 0
 
 
 class BareClient:
@@ -26,11 +25,10 @@ class BareClient:
         self._client_id = client_id
         self._session = requests.Session()
         self._session.trust_env = False
-        self._numbers = itertools.count(FIRST_NUMBER)
 
     def post(self) -> str:
         """The id of the new prompt."""
-        number, prompt_id = next(self._numbers), str(uuid.uuid4())
+        number, prompt_id = next(_numbers), str(uuid.uuid4())
         graph = draw(number, prefix=f"bare/{number}/picture")
         body = {"prompt": graph, "prompt_id": prompt_id, "client_id": self._client_id}
         answer = self._session.post(f"{self._url}/prompt", json=body, timeout=30)

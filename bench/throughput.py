@@ -1,4 +1,7 @@
-"""Many short jobs dropped at once, against a client that posts them all at once to the same server."""
+"""Many short jobs dropped at once, against a client that posts as many at once to the same server.
+
+The client has one half of its turn before and one after, so that a machine that slows down slows down both.
+"""
 
 import time
 from collections.abc import Iterator
@@ -13,23 +16,25 @@ SECONDS = 0.05
 def measure(jobs: int) -> Iterator[Figure]:
     with open_house(seconds_per_prompt=SECONDS) as house:
         house.drop(1)[0].wait_until_done()  # warm
-        bare = _run_bare(house, jobs)
+        bare_s = _run_bare(house, jobs // 2)
         cpu = house.cpu_s()
-        ours = _run_ours(house, jobs)
+        ours = jobs / _run_ours(house, jobs)
         cpu = house.cpu_s() - cpu
+        bare = 2 * (jobs // 2) / (bare_s + _run_bare(house, jobs // 2))
     what = f"{jobs:,} jobs of {SECONDS * 1000:.0f} ms dropped at once"
     yield Figure(
         part="throughput", what=what, value=ours, unit="jobs/s",
-        beside=bare, beside_what="all posted at once by a bare client", compared=ours / bare, target="ratio ≥ 0.97",
+        beside=bare, beside_what="posted at once by a bare client", compared=ours / bare, target="ratio ≥ 0.97",
     )  # fmt: skip
     yield Figure(part="throughput", what="the watcher's CPU time per job", value=cpu / jobs * 1000, unit="CPU ms")
 
 
 def _run_bare(house: House, jobs: int) -> float:
+    """In seconds, as below."""
     with open_client(house.simulator.url) as client:
         start = time.monotonic()
         last = [client.post() for _ in range(jobs)][-1]
-        return jobs / (client.wait(last) - start)
+        return client.wait(last) - start
 
 
 def _run_ours(house: House, jobs: int) -> float:
@@ -38,7 +43,7 @@ def _run_ours(house: House, jobs: int) -> float:
     start = time.monotonic()
     for job in staged:
         job.drop()
-    rate = jobs / (house.wait_until_done(before + jobs) - start)
+    took = house.wait_until_done(before + jobs) - start
     for job in staged:
         job.check()
-    return rate
+    return took

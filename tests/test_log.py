@@ -39,9 +39,7 @@ def test_details_for_developers_are_left_out(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize(
-    "name", ["api_key", "token", "s3_secret", "password", "Authorization", "credentials"]
-)
+@pytest.mark.parametrize("name", ["api_key", "token", "s3_secret", "password", "Authorization", "credentials"])
 def test_secrets_are_masked_by_their_name(capsys: pytest.CaptureFixture[str], name: str) -> None:
     log.configure(terminal=False)
     log.get().info("x", **{name: "hunter2"})

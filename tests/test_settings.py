@@ -49,9 +49,7 @@ def test_the_environment_wins_over_the_file(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("where", ["environment", "file"])
-def test_an_unknown_setting_is_an_error_that_names_the_nearest(
-    monkeypatch: pytest.MonkeyPatch, where: str
-) -> None:
+def test_an_unknown_setting_is_an_error_that_names_the_nearest(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     if where == "file":
         write_env("HANDOFF_COMFYUI_URI=http://x\n")
     else:

@@ -1,9 +1,9 @@
 """The state machine: what may follow what."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import pytest
 from handoff.state import FINAL, MEANING, TRANSITIONS, Event, IllegalTransition, Status, diagram, follow
 
 EVENTS = st.lists(st.sampled_from(Event), max_size=30)

@@ -41,14 +41,22 @@ def test_every_key_is_always_there() -> None:
         assert said[key] is None
     for key in ("queue_s", "run_s", "save_s", "gpu_s"):
         assert said[key] is None
-    assert (said["schema"], said["status"], said["done"], said["ok"], said["owner"]) == (1, "queued", False, False, "folder")
+    assert (said["schema"], said["status"], said["done"], said["ok"], said["owner"]) == (
+        1,
+        "queued",
+        False,
+        False,
+        "folder",
+    )
     assert said["comfyui"] == {"version": None, "prompt_id": None, "simulated": None}
 
 
 def test_the_keys_of_its_parts() -> None:
     failure = Failure(Reason.NODE_ERROR, node=Node(id="3", class_type="KSampler", title="Sampler"), problem="x")
     document = new(
-        outputs=[output("a.png")], texts=[TextEntry(node="9", text="x")], error=describe_failure(failure, "en", id="cat")
+        outputs=[output("a.png")],
+        texts=[TextEntry(node="9", text="x")],
+        error=describe_failure(failure, "en", id="cat"),
     )
     said = json.loads(document.to_bytes())
     assert list(said["outputs"][0]) == OUTPUT_KEYS

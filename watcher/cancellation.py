@@ -55,9 +55,11 @@ class Cancellation:
 
     def _find(self, id: str) -> Reservation | None:
         found = reservations.find(self._folders, id) if is_id(id) else None
-        if found is None or found.token is None or found.finished:
+        if found is None or found.finished:
             return found
         document = StatusDocument.find(self._folders.status(id))
+        if document is None and found.token is None:  # somebody's folder of that name, and no job
+            return None
         return replace(found, finished=document is not None and document.done)
 
     def _act(self, id: str, found: Reservation | None) -> None:

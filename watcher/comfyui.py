@@ -5,12 +5,8 @@ Answers are foreign bytes: their size and the time they take are bounded, redire
 end up in messages are cut and masked.
 """
 
-import http.client
-import io
 import json
 import re
-import socket
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,27 +16,28 @@ from urllib.parse import quote, urlencode
 
 import requests
 from pydantic import BaseModel, ValidationError
-from requests.adapters import HTTPAdapter
 from requests.utils import default_headers
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError
+from urllib3.exceptions import HTTPError, LocationValueError, MaxRetryError, NewConnectionError
 
 from handoff.failures import EdgeError, Failure, Reason, Transient, Unavailable
 from handoff.masking import mask_urls
 from watcher.graph import Graph, check_graph
+from watcher.http_adapter import open_adapter
 from watcher.prompts import CancelAnswer, HistoryEntry, JobAnswer, Prompt, PromptState, Queue, QueueAnswer
 from watcher.refusals import PromptAnswer, read_refusal, read_unknown_refusal
 
 CONNECT_S = 3.0
 READ_S = 30.0  # between two bytes; garbage collection in ComfyUI's worker alone stops its HTTP for half a second
-WHOLE_S = 60.0  # from an answer's first byte to its last, so that a dripping one ends, too;
-SLOWEST = 1 << 20  # and a second more for each so many bytes, since /view gives large files
 SUBMIT_S = 120.0  # custom nodes may do long work while a prompt is validated
 LIMIT = 32 << 20  # bytes; a job's detail holds its graph, all extra_data and tensors printed as text
 LIST_LIMIT = 64 << 20  # the queue holds every waiting graph, /object_info every model's name
-CONNECTIONS = 16
 
+_NEVER_CONNECTED = (
+    requests.ConnectTimeout,
+    requests.exceptions.InvalidURL,
+    requests.exceptions.InvalidSchema,
+    LocationValueError,
+)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 FolderType = Literal["input", "output", "temp"]
@@ -80,7 +77,7 @@ class ComfyUI:
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         self._shown_url = mask_urls(self.url)
-        self._adapter = _open_adapter()
+        self._adapter = open_adapter()
         self._has_jobs: bool | None = None  # /api/jobs/{id}, since ComfyUI 0.6; unknown after each loss of connection
 
     def close(self) -> None:
@@ -132,10 +129,10 @@ class ComfyUI:
             elif answer.status == 404 and _says_not_found(answer):
                 self._has_jobs = True
                 return None
-            elif answer.status in (404, 405) and not answer.is_json:
-                self._has_jobs = False  # an older ComfyUI has no such route
-            elif answer.status not in (404, 500):  # 404: another's words, so the older road is asked
-                # 500: one odd entry in the history breaks this route for itself
+            elif answer.status in (404, 405):
+                if not answer.is_json:  # JSON is a gateway's; an older ComfyUI has no such route
+                    self._has_jobs = False
+            elif answer.status != 500:  # 500: one odd entry in the history breaks this route for itself
                 raise _unexpected(f"GET {self._shown_url}{path}", answer)
         return self._look_up_by_lists(prompt_id)
 
@@ -318,67 +315,6 @@ class ComfyUI:
         return bare
 
 
-class _TimedReads(io.RawIOBase):
-    """What the socket gives of one answer, from its first byte to its last in bounded time, headers included.
-
-    The socket's own time-out counts anew with each byte.
-    """
-
-    def __init__(self, connection: socket.socket, raw: io.RawIOBase) -> None:
-        self._connection = connection
-        self._raw = raw
-        self._read_s = connection.gettimeout() or READ_S
-        self._deadline: float | None = None
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        if self._deadline is None:
-            size = self._raw.readinto(buffer)
-            self._deadline = time.monotonic() + WHOLE_S
-        elif (left := self._deadline - time.monotonic()) <= 0:
-            raise TimeoutError("the answer took too long")
-        else:
-            self._connection.settimeout(min(self._read_s, left))
-            size = self._raw.readinto(buffer)
-            self._connection.settimeout(self._read_s)  # the next request is sent with it
-        self._deadline += (size or 0) / SLOWEST
-        return size
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
-
-
-class _TimedResponse(http.client.HTTPResponse):
-    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
-        self.fp = io.BufferedReader(_TimedReads(sock, self.fp.detach()))
-
-
-class _Connection(HTTPConnection):
-    response_class = _TimedResponse
-
-
-class _TlsConnection(HTTPSConnection):
-    response_class = _TimedResponse
-
-
-class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Connection
-
-
-class _TlsPool(HTTPSConnectionPool):
-    ConnectionCls = _TlsConnection
-
-
-def _open_adapter() -> HTTPAdapter:
-    adapter = HTTPAdapter(pool_connections=1, pool_maxsize=CONNECTIONS, max_retries=0)
-    adapter.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
-    return adapter
-
-
 def _parts(response: requests.Response) -> Iterator[bytes]:
     """The body as it comes: `read1` gives what one read of the socket gives.
 
@@ -438,7 +374,7 @@ def _unexpected(call: str, answer: _Answer) -> EdgeError:
 
 def _is_before_sending(error: Exception) -> bool:
     """Whether the connection was never made: refused, no such host, no route, no TLS."""
-    if isinstance(error, requests.ConnectTimeout | requests.exceptions.InvalidURL | requests.exceptions.InvalidSchema):
+    if isinstance(error, _NEVER_CONNECTED):
         return True
     cause = error.args[0] if error.args else None
     if isinstance(error, requests.exceptions.SSLError):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from handoff import log, messages, state, timestamps
-from handoff.failures import EdgeError, Failure, Reason, Unavailable
+from handoff.failures import DiskUnavailable, EdgeError, Failure, Reason
 from handoff.job import prompt_id
 from handoff.settings import WatcherSettings
 from handoff.spool.journal import Journal
@@ -20,7 +20,7 @@ from handoff.state import Status
 from handoff.status import ComfyUIEntry, StatusDocument, seconds_between
 from watcher import decisions
 from watcher.capabilities import Capabilities, lacks
-from watcher.comfyui import ComfyUI
+from watcher.comfyui import ComfyUI, NotArrived
 from watcher.comfyui_events import Event
 from watcher.comfyui_watch import ComfyUIWatch
 from watcher.courier import Courier
@@ -177,19 +177,25 @@ class Execution:
         match sent.outcome:
             case "accepted":
                 live.quiet_at = now
+                if isinstance(sent.trouble, DiskUnavailable):
+                    self._disk.report(sent.trouble)
                 self._courier.tell(live.document)
                 self._loop.after(LONG_S, lambda: self._note_long(live))
                 self._look_later(live)
             case "unclear" | "server_error":
-                self._log.warning("unclear", id=live.id, attempt=live.record.attempt, answer=sent.text)
+                self._log.warning("unclear", id=live.id, attempt=live.record.attempt, answer=str(sent.trouble))
                 live.refused = sent.outcome == "server_error"
                 live.quiet_at = now + QUIET_S
                 self._look_later(live)
             case "not_arrived":
                 self.leave(live)
                 live.phase, live.resend = Phase.READY, True
-                self._ready.appendleft(live)
-                self._watch.report_down(Unavailable(sent.text))
+                assert sent.trouble is not None
+                if isinstance(sent.trouble, NotArrived):
+                    self._ready.appendleft(live)
+                    self._watch.report_down(sent.trouble)
+                else:
+                    self._tasks.fail(live, sent.trouble)
             case "refused":
                 assert sent.failure is not None
                 self._handover.on_end(live, state.Event.FAILED, sent.failure)

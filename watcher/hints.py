@@ -8,6 +8,7 @@ created, closed after writing or renamed in is enough.
 import errno
 import logging
 import os
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import ClassVar
@@ -41,13 +42,15 @@ class _Emitter(InotifyEmitter):
 
 
 class _Handler(FileSystemEventHandler):
-    def __init__(self, folder: str, on_hint: OnHint) -> None:
+    def __init__(self, folder: str, on_hint: OnHint, removed: threading.Event) -> None:
         self._folder = folder
         self._on_hint = on_hint
+        self._removed = removed
 
     def dispatch(self, event: FileSystemEvent) -> None:
         path = os.fsdecode(event.src_path)
         if path == self._folder:  # the folder itself was removed
+            self._removed.set()
             self._on_hint(self._folder, "")
         elif os.path.dirname(path) == self._folder:
             self._on_hint(self._folder, os.path.basename(path))
@@ -75,6 +78,8 @@ class Hints:
         self._on_hint = on_hint
         self._observer: BaseObserver | None = None
         self._armed: dict[str, int] = {}
+        self._removed = threading.Event()
+        """A folder was removed: one that is made anew may get the same inode number."""
         self._overflow = _Overflow(folders, on_hint)
         log = logging.getLogger("watchdog.observers")
         log.addHandler(self._overflow)
@@ -86,15 +91,16 @@ class Hints:
         Look through the folders after this: what came before it raised no event.
         """
         inodes = {folder: _inode(folder) for folder in self._folders}
-        if self._observer is not None and inodes == self._armed:
+        if self._observer is not None and inodes == self._armed and not self._removed.is_set():
             return None
         self.stop()
+        self._removed.clear()
         observer = BaseObserver(_Emitter)
         try:
             observer.start()
             for folder in self._folders:
                 observer.schedule(
-                    _Handler(folder, self._on_hint),
+                    _Handler(folder, self._on_hint, self._removed),
                     folder,
                     event_filter=[FileCreatedEvent, FileClosedEvent, DirCreatedEvent, DirDeletedEvent],
                 )

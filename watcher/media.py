@@ -177,10 +177,10 @@ def _has_whole_boxes(stream: BinaryIO, size: int) -> bool:
             break
         stream.seek(place)
         header = stream.read(16)
-        if len(header) < 8:
-            return False
         length = int.from_bytes(header[:4], "big")
-        if length == 1:  # a header without its last bytes gives a length below 8, or one that does not fit
+        if len(header) < (16 if length == 1 else 8):
+            return False
+        if length == 1:
             length = int.from_bytes(header[8:16], "big")
         has_index = has_index or header[4:8] in (b"moov", b"moof", b"meta")
         if length == 0:

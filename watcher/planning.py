@@ -86,12 +86,7 @@ class Planner:
         """
         for node in graph.values():
             name = node["inputs"].get("image")
-            if (
-                node["class_type"] not in _PICTURE_NODES
-                or not isinstance(name, str)
-                or "://" in name
-                or name[:5] == "data:"
-            ):
+            if node["class_type"] not in _PICTURE_NODES or not isinstance(name, str) or not _is_own_name(name):
                 continue
             try:
                 node["inputs"]["image"] = self._resolve(name.removesuffix(" [input]"), may_fetch=True)
@@ -104,6 +99,11 @@ class Planner:
         if not may_fetch and "://" in reference[:10] and not reference.startswith("data:"):
             raise MustFetch
         return self.pictures.resolve(reference).name
+
+
+def _is_own_name(name: str) -> bool:
+    """Whether it names a file of `input/`, and not of another of ComfyUI's folders, nor an address."""
+    return "://" not in name and not name.startswith("data:") and not name.endswith((" [output]", " [temp]"))
 
 
 def settle_models(plan: Plan, capabilities: Capabilities, language: messages.Language) -> Plan:

@@ -3,6 +3,7 @@
 What ends up in a sentence is foreign, and may be a job's secret: it is cut and masked.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,6 +43,9 @@ class PromptAnswer(_Loose):
     node_errors: dict[str, _NodeErrors] | list[Any] = {}
 
 
+_OLD_MISSING = re.compile(r"node (\S+) does not exist")  # ComfyUI 0.3.64; later versions have a type of their own
+
+
 def read_refusal(answer: PromptAnswer, graph: Graph) -> Failure:
     """WORKFLOW_UNAVAILABLE where only nodes or models are missing (another ComfyUI may have them), else VALIDATION_FAILED."""
     if isinstance(answer.node_errors, dict) and answer.node_errors:
@@ -50,6 +54,10 @@ def read_refusal(answer: PromptAnswer, graph: Graph) -> Failure:
     if error.type == "missing_node_type":
         node = describe_node(graph, str(error.extra_info.get("node_id", "")))
         return Failure(Reason.WORKFLOW_UNAVAILABLE, node=node, lacks=f"the node class {_class_named(error, node)}")
+    if error.type == "invalid_prompt" and (old := _OLD_MISSING.search(error.message)):
+        found = re.search(r"#([^']+)'", error.details)
+        node = describe_node(graph, found[1] if found else "", old[1][:200])
+        return Failure(Reason.WORKFLOW_UNAVAILABLE, node=node, lacks=f"the node class {_cut(old[1], 200)}")
     if error.type == "prompt_no_outputs":
         return Failure(Reason.VALIDATION_FAILED, problem="it has no node that saves or shows anything")
     return Failure(
@@ -62,7 +70,7 @@ def read_unknown_refusal(said: Any) -> Failure:
     """VALIDATION_FAILED for a refusal in other words than ComfyUI's; values of inputs, which its `node_errors` hold, are left out."""
     if isinstance(said, dict):
         said = {name: part for name, part in said.items() if name != "node_errors"}
-    return Failure(Reason.VALIDATION_FAILED, problem=_cut(f"it answered {mask_value('', said)}"))
+    return Failure(Reason.VALIDATION_FAILED, problem=_cut(f"it answered {_masked('', said)}"))
 
 
 def _read_node_errors(node_errors: Mapping[str, _NodeErrors], graph: Graph) -> Failure:
@@ -126,8 +134,15 @@ def _input(error: _Error) -> str:
 
 
 def _shown(name: str, value: Any) -> str:
-    shown = mask_value(name, value)
+    shown = _masked(name, value)
     return _cut(f'"{shown}"' if isinstance(shown, str) else str(shown), 100)
+
+
+def _masked(name: str, value: Any) -> Any:
+    try:
+        return mask_value(name, value)
+    except RecursionError:
+        return "something nested too deeply to show"
 
 
 def _type(error: _Error) -> str:

@@ -1,18 +1,18 @@
 """From a claimed job to a prompt at ComfyUI: journal, then POST. Runs in a pool, on one job at a time each."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from handoff import messages, state, timestamps
-from handoff.failures import Failure
+from handoff.failures import EdgeError, Failure, Unavailable
 from handoff.spool.journal import Journal
 from handoff.spool.record import Plan, Record
 from handoff.spool.seat import Fenced, Seat
 from handoff.status import ComfyUIEntry, StatusDocument
 from watcher.capabilities import Capabilities, lacks
 from watcher.comfyui import ComfyUI, NotArrived, Unclear
-from watcher.graph import attempt_graph
+from watcher.graph import Graph, attempt_graph
 from watcher.planning import settle_models
 
 
@@ -36,7 +36,7 @@ class Sent:
     record: Record
     document: StatusDocument
     outcome: Literal["accepted", "not_arrived", "unclear", "server_error", "refused"]
-    text: str = ""
+    trouble: EdgeError | None = None
     failure: Failure | None = None
 
 
@@ -54,33 +54,48 @@ class Submission:
             plan = self._settle(record, capabilities)
             record = record.next_attempt(server=self.seat.server, at=timestamps.to_text(timestamps.now()), plan=plan)
             self.journal.write(record)
+        # from here on the record is on disk: whatever happens, its attempt stays known to the caller
+        try:
+            graph, document = self._prepare(record, document, capabilities)
+        except Unavailable as error:
+            return Sent(record=record, document=document, outcome="not_arrived", trouble=error)
+        sent = self._post(record, document, graph)
+        if sent.outcome == "accepted":
+            try:
+                self.journal.publish_status(sent.document, record.token, durable_write=False)
+            except Unavailable as error:  # it promises nothing and is published again with the progress
+                return replace(sent, trouble=error)
+        return sent
+
+    def _prepare(
+        self, record: Record, document: StatusDocument, capabilities: Capabilities
+    ) -> tuple[Graph, StatusDocument]:
         assert record.job is not None
-        assert record.prompt_id is not None
-        folder = self.journal.make_work_folder(record)
-        graph, _, warnings = attempt_graph(record.job.graph, folder)
+        graph, _, warnings = attempt_graph(record.job.graph, self.journal.make_work_folder(record))
         document = self._describe(record, document, capabilities, warnings)
         if not self.seat.held():  # saves GPU time; safety does not rest on it
             raise Fenced
+        return graph, document
+
+    def _post(self, record: Record, document: StatusDocument, graph: Graph) -> Sent:
+        assert record.job is not None
+        assert record.prompt_id is not None
+        tag = {"id": record.id, "token": record.token, "attempt": record.attempt}
         try:
             self.comfyui.submit(
                 record.prompt_id,
                 graph,
                 client_id=self.client_id(),
-                extra_data={
-                    **record.job.extra_data,
-                    "handoff": {"id": record.id, "token": record.token, "attempt": record.attempt},
-                },
+                extra_data={**record.job.extra_data, "handoff": tag},
             )
         except NotArrived as error:
-            return Sent(record=record, document=document, outcome="not_arrived", text=str(error))
+            return Sent(record=record, document=document, outcome="not_arrived", trouble=error)
         except Unclear as error:
             outcome: Literal["unclear", "server_error"] = "unclear" if error.status is None else "server_error"
-            return Sent(record=record, document=document, outcome=outcome, text=str(error))
+            return Sent(record=record, document=document, outcome=outcome, trouble=error)
         except Failure as failure:
             return Sent(record=record, document=document, outcome="refused", failure=failure)
-        document = document.follow(state.Event.SUBMITTED)
-        self.journal.publish_status(document, record.token, durable_write=False)
-        return Sent(record=record, document=document, outcome="accepted")
+        return Sent(record=record, document=document.follow(state.Event.SUBMITTED), outcome="accepted")
 
     def _settle(self, record: Record, capabilities: Capabilities) -> Plan:
         assert record.job is not None

@@ -58,6 +58,7 @@ from workflows.template import Template
 
 SWEEP_S = 30.0
 PICTURE_S = 0.5  # until an adapter's job that waits for a picture is planned again
+AGAIN_S = 1.0
 BUGS = 5  # unexpected errors of this program on one job before it is given up
 
 
@@ -240,6 +241,7 @@ class Worker:
             self._resume_all()
             self._reception.resume_claims()
         if self._swept_at is None or time.monotonic() - self._swept_at > SWEEP_S:
+            self._skipped.clear()  # who could run them may be gone, or ours may have learnt to
             self._tasks.aside("files", partial(self._sweep, thoroughly=self._swept_at is None))
             self._swept_at = time.monotonic()
         self._loop.after(lease.BEAT_S, self._beat)
@@ -267,6 +269,7 @@ class Worker:
             for entry in self._catalogue.list()
             if isinstance(entry, Template) and not lacks(entry.graph, capabilities)
         ]
+        self._skipped.clear()
         self._tasks.aside("files", lambda: self._peers.publish(capabilities, workflows))
         self._execution.start()
 
@@ -360,7 +363,10 @@ class Worker:
 
     def _expire(self, deadline: Deadline) -> None:
         live = self._jobs.get(deadline.token) or self._claim(deadline.token)
-        if live is None or live.busy or live.phase not in (Phase.PLAN, Phase.READY) or live.record.attempt:
+        if live is None or live.phase not in (Phase.PLAN, Phase.READY) or live.record.attempt:
+            return
+        if live.busy:  # being planned, or just being sent
+            self._loop.after(AGAIN_S, partial(self._expire, deadline))
             return
         self._end(live, state.Event.EXPIRED, Failure(Reason.QUEUE_TIMEOUT, seconds=deadline.timeout_s))
 
@@ -445,11 +451,16 @@ class Worker:
     # after a restart or a takeover
 
     def _take_over_the_dead(self) -> bool:
+        """Whether jobs came in. One that a full disk interrupted is finished first: nothing may be begun before it is."""
         taken = False
-        for wid in self._death_watch.find_dead(time.monotonic()):
-            if takeover.take_over(self._seat, wid):
-                taken = True
-                self._log.warning("took_over", watcher=wid)
+        try:
+            takeover.finish_takeovers(self._seat)
+            for wid in self._death_watch.find_dead(time.monotonic()):
+                if takeover.take_over(self._seat, wid):
+                    taken = True
+                    self._log.warning("took_over", watcher=wid)
+        except DiskUnavailable as error:
+            self._disk.report(error)
         return taken
 
     def _resume_all(self) -> None:

@@ -54,18 +54,24 @@ class Seat:
             os.chmod(starting, FOLDER_MODE)
             text = lease.LeaseText(wid=self.wid, server=server, boot_id=lease.boot_id(), beat=0)
             self.lease = lease.create(f"{starting}/lease", text)
-            # a lease that can be seen before it is locked looks dead
-            os.rename(starting, self.path)
+            try:
+                # a lease that can be seen before it is locked looks dead
+                os.rename(starting, self.path)
+                self._outwait_rivals(give_up)
+                self.beat({})  # from here on one that starts later sees that this one stays
+            except BaseException:
+                self.leave()
+                raise
+
+    def _outwait_rivals(self, give_up: Callable[[], bool]) -> None:
         for _ in range(30):
             if (rival := self._find_rival()) is None:
-                self.beat({})  # from here on one that starts later sees that this one stays
                 return
             if give_up():
                 break
             time.sleep(0.1)
-        self.leave()
         raise SecondWatcher(
-            f"another watcher ({rival}) already serves {server}; stop it, or give this one a ComfyUI and a"
+            f"another watcher ({rival}) already serves {self.server}; stop it, or give this one a ComfyUI and a"
             " HANDOFF_WATCHER_NAME of its own"
         )
 

@@ -78,6 +78,8 @@ def finish_takeovers(seat: Seat) -> None:
     Before anything else: a job that was worked on earlier could be journalled twice or never come to rest.
     """
     with seat.power(), disk_errors(seat.path):
+        if not any(name.startswith("from-") for name in os.listdir(seat.path)):
+            return
         while folders := sorted(name for name in os.listdir(seat.path) if name.startswith("from-")):
             emptied = [_finish_takeover(seat, name) for name in folders]
             if not all(emptied):

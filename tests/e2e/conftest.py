@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,9 @@ PICTURE_WAIT_S = 4.0
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if call.when == "call" and report.failed:
         arguments = getattr(item, "funcargs", {})
@@ -55,7 +58,7 @@ def make_root() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def open_house(**settings: object) -> Iterator[House]:
+def open_house(**settings: Any) -> Iterator[House]:
     with make_root() as root:
         volume = Volume.make(root / "volume")
         with contextlib.ExitStack() as stack:
@@ -68,9 +71,7 @@ def open_house(**settings: object) -> Iterator[House]:
 @contextlib.contextmanager
 def run_simulator(volume: Volume, *flags: str, name: str = "comfyui") -> Iterator[Simulator]:
     base = volume.root / name
-    with start_simulator(
-        base, "--probe-nodes", *flags, input_dir=volume.input, output_dir=volume.output
-    ) as simulator:
+    with start_simulator(base, "--probe-nodes", *flags, input_dir=volume.input, output_dir=volume.output) as simulator:
         yield simulator
 
 
@@ -120,7 +121,7 @@ def watch(volume: Volume) -> Iterator[StartWatcher]:
     """Starts watchers on the test's volume; their logs are shown when the test fails."""
     with contextlib.ExitStack() as stack:
 
-        def start(simulator: Simulator | str, **settings: object) -> Watcher:
+        def start(simulator: Simulator | str, **settings: Any) -> Watcher:
             url = simulator if isinstance(simulator, str) else simulator.url
             return stack.enter_context(start_watcher(volume.root, url, **settings))
 

@@ -310,7 +310,9 @@ def test_a_file_that_the_watchers_user_may_not_read(volume: Volume, watch: Start
     for path in (volume.root.parent, volume.root, *volume.root.iterdir()):
         path.chmod(0o777)
     with run_simulator(volume) as simulator:
-        watcher = watch(simulator, wrap=("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"), settle_s=0.3)
+        watcher = watch(
+            simulator, wrap=("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"), settle_s=0.3
+        )
         watcher.wait_for("comfyui_up")
         data = encode(canvas())
         staged = volume.root / "staging" / "closed.json"
@@ -332,7 +334,17 @@ def _others_may_run_python() -> bool:
     import sys
 
     done = subprocess.run(
-        ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", sys.executable, "-c", "import handoff.log"],
+        [
+            "setpriv",
+            "--reuid",
+            "65534",
+            "--regid",
+            "65534",
+            "--clear-groups",
+            sys.executable,
+            "-c",
+            "import handoff.log",
+        ],
         cwd="/",
         env={"PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,

@@ -3,7 +3,7 @@
 import os
 
 from tests.e2e.conftest import StartWatcher
-from tests.e2e.jobs import canvas
+from tests.e2e.jobs import canvas, sleeping
 from tests.e2e.promises import check_promises
 from tests.e2e.volume import Status, Volume, eventually
 from tests.servers.simulator import Simulator
@@ -102,6 +102,20 @@ def test_a_job_that_failed_is_told_to_the_bucket_when_it_is_back(
     check_promises(volume, simulator, watchers=(watcher,))
 
 
+def test_a_cancel_that_comes_after_the_picture_was_drawn_is_too_late(
+    volume: Volume, simulator: Simulator, watch: StartWatcher
+) -> None:
+    take_away(volume)
+    watcher = watch(simulator)
+    volume.drop("drawn.json", canvas(id="drawn"))
+    are_saving(volume, "drawn.json")
+    (volume.input / "drawn.cancel").touch()
+    watcher.wait_for("cancel", id="drawn")
+    give_back(volume)
+    volume.succeed("drawn.json")
+    check_promises(volume, simulator, watchers=(watcher,))
+
+
 def test_an_output_removed_while_the_bucket_is_away_is_no_success(
     volume: Volume, simulator: Simulator, watch: StartWatcher
 ) -> None:
@@ -136,8 +150,6 @@ def test_an_output_changed_while_the_bucket_is_away_is_no_success(
 def test_pollers_of_the_bucket_find_progress_before_the_end(
     volume: Volume, simulator: Simulator, watch: StartWatcher
 ) -> None:
-    from tests.e2e.jobs import sleeping
-
     watcher = watch(simulator)
     volume.drop("watched.json", sleeping(1.5, id="watched"))
     eventually(lambda: volume.bucket.get("jobs/watched/progress.json"), "there is progress", limit_s=10)

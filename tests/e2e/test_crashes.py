@@ -4,12 +4,18 @@ import os
 import random
 import signal
 import time
+from functools import partial
 
 from tests.e2e.conftest import StartWatcher
 from tests.e2e.jobs import canvas, encode, sleeping
 from tests.e2e.promises import check_promises, remember_executions
 from tests.e2e.volume import Volume, eventually
 from tests.servers.simulator import Simulator
+
+
+def runs(volume: Volume, name: str, attempt: int) -> bool:
+    found = volume.find(name)
+    return found is not None and found["attempt"] == attempt and found["started_at"] is not None
 
 
 def wait_until_started(volume: Volume, name: str) -> None:
@@ -61,6 +67,22 @@ def test_files_dropped_while_no_watcher_runs_are_taken_in_at_the_start(
     volume.succeed("before.json")
     assert volume.reason("before-broken.json")["reason"] == "not_a_job"
     check_promises(volume, simulator, watchers=(watcher,))
+
+
+def test_a_pause_outlives_the_watcher(volume: Volume, simulator: Simulator, watch: StartWatcher) -> None:
+    volume.spool.mkdir()
+    (volume.spool / "paused").touch()
+    first = watch(simulator)
+    volume.drop("patient.json", canvas())
+    first.wait_for("accepted", file="patient.json")
+    first.kill()
+    second = watch(simulator)
+    second.wait_for("comfyui_up")
+    time.sleep(0.5)  # time enough to do what it must not
+    assert sum(simulator.control()["executions"].values()) == 0
+    (volume.spool / "paused").unlink()
+    volume.succeed("patient.json")
+    check_promises(volume, simulator, watchers=(second,))
 
 
 def test_killed_again_and_again_under_load_every_job_is_drawn_once(
@@ -131,14 +153,7 @@ def test_a_job_that_brings_comfyui_down_is_given_up_and_the_others_are_drawn(
     watcher.wait_for("comfyui_up")
     volume.drop("poison.json", sleeping(600, id="poison"))
     for attempt in (1, 2, 3):
-        eventually(
-            lambda attempt=attempt: (
-                (found := volume.find("poison.json")) is not None
-                and found["attempt"] == attempt
-                and found["started_at"] is not None
-            ),
-            f"attempt {attempt} runs",
-        )
+        eventually(partial(runs, volume, "poison.json", attempt), f"attempt {attempt} runs")
         remember_executions(volume, simulator)
         simulator.restart()
     (status,) = volume.finish("poison.json")

@@ -37,6 +37,37 @@ def test_200_jobs_are_drawn_once_each_by_two(
     assert min(shares) > 10, "one of the two did nearly nothing"
 
 
+def test_one_id_in_many_files_at_once_is_one_job(
+    volume: Volume, simulator: Simulator, other: Simulator, watch: StartWatcher
+) -> None:
+    one, two = watch(simulator), watch(other)
+    one.wait_for("comfyui_up")
+    two.wait_for("comfyui_up")
+    same = canvas(id="contested")
+    names = [f"same-{number}.json" for number in range(10)]
+    others = [f"differs-{number}.json" for number in range(10)]
+    for name, different in zip(names, others, strict=True):
+        volume.drop(name, same)
+        volume.drop(different, canvas(id="contested"))
+    dropped = {*names, *others}
+    status = eventually(
+        lambda: (found := volume.status("contested")) is not None and found["done"] and found, "it ends"
+    )
+    assert status["ok"]
+
+    def settled() -> bool:
+        rejected = {path.name for path in (volume.input / "rejected").glob("*.json")}
+        replayed = {line["file"] for watcher in (one, two) for line in watcher.find("replay")}
+        return rejected | replayed | {status["source"]} >= dropped
+
+    eventually(settled, "every file has its answer")
+    winner = set(names) if status["source"] in names else {status["source"]}
+    volume.replays |= winner - {status["source"]}
+    for name in dropped - winner:
+        assert volume.reason(name)["reason"] == "id_taken"
+    check_promises(volume, simulator, other, watchers=(one, two))
+
+
 def test_a_dead_watchers_jobs_are_taken_over_after_its_lease(
     volume: Volume, simulator: Simulator, other: Simulator, watch: StartWatcher
 ) -> None:

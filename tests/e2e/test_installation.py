@@ -21,7 +21,9 @@ from tests.servers.watcher import start_watcher
 def mounted(folder: Path, size: str) -> Iterator[None]:
     """A file system of its own, in memory."""
     folder.mkdir(exist_ok=True)
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder], capture_output=True, text=True)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder], capture_output=True, text=True
+    )
     if done.returncode:
         pytest.skip(f"cannot mount here: {done.stderr.strip()}")
     try:
@@ -156,4 +158,4 @@ def test_two_installations_cannot_share_a_prefix(volume: Volume, simulator: Simu
         other.drop("foreign.json", canvas())
         assert second.wait() != 0
         assert "HANDOFF_S3_PREFIX" in second.text + "".join(str(line) for line in second.log)
-    assert not [key for key in volume.bucket.keys() if "foreign" in key]
+    assert not [key for key in volume.bucket.list_keys() if "foreign" in key]

@@ -30,13 +30,18 @@ def test_killed_at(volume: Volume, simulator: Simulator, watch: StartWatcher, po
     volume.drop("bad.json", b'{"hello": 1}')
     call, _, when = point.partition(":")
     # signal= strikes before the call is done unless the call is a no-op for it; retval= keeps it from being done
-    fault = f"inject={call}:error=EINTR:signal=KILL:{when}" if moment == "entry" else f"inject={call}:signal=KILL:{when}"
+    fault = (
+        f"inject={call}:error=EINTR:signal=KILL:{when}" if moment == "entry" else f"inject={call}:signal=KILL:{when}"
+    )
     traced = watch(
-        simulator, wrap=("strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", fault), settle_s=0.3
+        simulator,
+        wrap=("strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", fault),
+        settle_s=0.3,
     )
     wait_until_dead_or_done(volume, traced)
     traced.kill()
     after = watch(simulator, settle_s=0.3)
+    after.wait_for("comfyui_up")  # it has taken over by then
     (status,) = volume.succeed("job.json")
     assert status["attempt"] <= 2
     assert volume.reason("bad.json")["reason"] == "not_a_job"

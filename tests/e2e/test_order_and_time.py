@@ -2,6 +2,9 @@
 
 import time
 
+import pytest
+
+from tests.conftest import SOAK
 from tests.e2e.conftest import House
 from tests.e2e.jobs import canvas, sleeping
 from tests.e2e.volume import Status, eventually
@@ -133,6 +136,16 @@ def test_cancel_a_finished_job_changes_nothing(house: House) -> None:
     eventually(lambda: mark_is_gone(house, "all-done"), "the mark is gone")
     house.check()
     assert house.volume.status("all-done") == before
+
+
+@pytest.mark.skipif(not SOAK, reason="a minute: only in the long form of the tests")
+def test_cancel_an_unknown_id_is_rejected_after_a_minute(house: House) -> None:
+    cancel(house, "nobody-ever")
+    house.volume.note("nobody-ever.cancel", b"")
+    reason = house.volume.reason("nobody-ever.cancel", limit_s=100)
+    assert reason["reason"] == "unknown_id"
+    assert "nobody-ever" in reason["message"]
+    house.check()
 
 
 def test_cancel_an_unknown_id_waits_for_the_job_and_harms_nothing(house: House) -> None:

@@ -24,11 +24,11 @@ def rewrite(volume: Volume, document: Status, /, **changes: object) -> None:
 
 
 def output(volume: Volume, status: Status) -> str:
-    return os.fspath(volume.output / status["id"] / status["outputs"][0]["name"])
+    return f"{volume.output}/{status['id']}/{status['outputs'][0]['name']}"
 
 
 def in_bucket(volume: Volume, status: Status, name: str) -> str:
-    return os.fspath(volume.root / "bucket" / "jobs" / status["id"] / name)
+    return f"{volume.root}/bucket/jobs/{status['id']}/{name}"
 
 
 def flip(path: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 import requests
 
 from tests.e2e.conftest import make_root, run_simulator
-from tests.e2e.jobs import canvas
+from tests.e2e.jobs import canvas, sleeping
 from tests.e2e.promises import check_promises
 from tests.e2e.volume import Volume, eventually
 from tests.servers.rgw import S3Server
@@ -33,7 +33,7 @@ class S3Bucket:
             return self.client.get_object(Bucket=self.name, Key=key)["Body"].read()
         return None
 
-    def keys(self) -> set[str]:
+    def list_keys(self) -> set[str]:
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name)
         return {entry["Key"] for page in pages for entry in page.get("Contents", [])}
 
@@ -81,7 +81,7 @@ def test_a_dropped_job_ends_in_a_real_bucket(place: Place) -> None:
     assert hashlib.sha256(picture.content).hexdigest() == output["sha256"]
     assert status["url"] in status["markdown"]
     secrets = (place.server.secret_key.encode(), place.server.access_key.encode())
-    for key in place.bucket.keys():
+    for key in place.bucket.list_keys():
         data = place.bucket.get(key) or b""
         assert secrets[0] not in data
     assert place.server.secret_key not in watcher.stderr.read_text()
@@ -90,7 +90,7 @@ def test_a_dropped_job_ends_in_a_real_bucket(place: Place) -> None:
 
 def test_over_https_with_the_settings_that_ship(place: Place) -> None:
     watcher = place.start(
-        s3_endpoint_url=place.server.https_endpoint, HANDOFF_S3_ENDPOINT_URL=place.server.https_endpoint,
+        HANDOFF_S3_ENDPOINT_URL=place.server.https_endpoint,
         AWS_CA_BUNDLE=place.server.ca_bundle,
     )  # fmt: skip
     names = [f"tls-{number}.json" for number in range(3)]
@@ -188,8 +188,6 @@ def test_a_bucket_that_is_not_there_yet(place: Place) -> None:
 
 
 def test_pollers_find_progress_before_the_end(place: Place) -> None:
-    from tests.e2e.jobs import sleeping
-
     watcher = place.start()
     place.volume.drop("watched.json", sleeping(2, id="watched"))
     eventually(lambda: place.bucket.get("jobs/watched/progress.json"), "there is progress")

@@ -7,7 +7,6 @@ import time
 
 from tests.e2e.conftest import SETTLE_S, House
 from tests.e2e.jobs import canvas, encode
-from tests.e2e.volume import eventually
 
 
 def test_cp(house: House) -> None:
@@ -79,8 +78,7 @@ def test_the_second_file_is_not_held_back_behind_the_first(house: House) -> None
     delays = []
     for number, gap_s in enumerate((0.05, 0.1, 0.2, 0.3, 0.4)):
         volume.drop(f"first-{number}.json", canvas())
-        first = eventually(lambda name=f"first-{number}.json": house.watcher.find("accepted", file=name), "claimed")
-        assert first
+        house.watcher.wait_for("accepted", file=f"first-{number}.json")
         time.sleep(gap_s)
         name = f"second-{number}.json"
         begun = time.monotonic()

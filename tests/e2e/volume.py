@@ -27,7 +27,7 @@ def eventually(look: Callable[[], Found | None], what: str, *, limit_s: float = 
 class Bucket(Protocol):
     def get(self, key: str) -> bytes | None: ...
 
-    def keys(self) -> set[str]: ...
+    def list_keys(self) -> set[str]: ...
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class FolderBucket:
         except FileNotFoundError:
             return None
 
-    def keys(self) -> set[str]:
+    def list_keys(self) -> set[str]:
         files = (path for path in self.root.rglob("*") if path.is_file())
         return {str(path.relative_to(self.root)) for path in files if ".unfinished" not in path.parts}
 
@@ -155,6 +155,8 @@ class Volume:
         """What stands beside a rejected file."""
         path = self.input / "rejected" / f"{name}.reason.json"
         # the reason comes first, then the file beside it
-        eventually(lambda: path.exists() and os.path.lexists(path.with_name(name)), f"{name} is rejected", limit_s=limit_s)
+        eventually(
+            lambda: path.exists() and os.path.lexists(path.with_name(name)), f"{name} is rejected", limit_s=limit_s
+        )
         found: dict[str, Any] = json.loads(path.read_bytes())
         return found

@@ -1,6 +1,5 @@
-"""Starts a watcher as a process of its own and reads its log. By hand: `python -m tests.servers.watcher`."""
+"""Starts `handoff watch` as a process of its own and reads its log."""
 
-import contextlib
 import json
 import os
 import signal
@@ -97,7 +96,7 @@ class Watcher:
         self.process.send_signal(signal.SIGCONT)
 
 
-def start_watcher(folder: Path, comfyui_url: str, *, wrap: Sequence[str] = (), **settings: object) -> Watcher:
+def start_watcher(folder: Path, comfyui_url: str, *, wrap: Sequence[str] = (), **settings: Any) -> Watcher:
     """`folder` holds input/, output/ and bucket/. `settings` are HANDOFF_* names in lower case, or whole upper-case names.
 
     `wrap` stands before the command, as `setpriv` does.
@@ -123,7 +122,7 @@ def start_watcher(folder: Path, comfyui_url: str, *, wrap: Sequence[str] = (), *
     stderr = folder / f"watcher-{number}.log"
     with stderr.open("wb") as errors:
         process = subprocess.Popen(
-            [*wrap, sys.executable, "-m", "tests.servers.watcher"],
+            [*wrap, sys.executable, "-m", "handoff_cli", "watch"],
             stdin=subprocess.DEVNULL,
             stderr=errors,
             env=environment,
@@ -137,23 +136,3 @@ def _polls(limit_s: float) -> Iterator[None]:
     while time.monotonic() < end:
         yield
         time.sleep(0.01)
-
-
-def main() -> int:
-    from handoff import log
-    from handoff.failures import EdgeError
-    from handoff.settings import SettingsError, WatcherSettings, load
-    from watcher.watch import watch
-
-    log.configure(terminal=False)
-    try:
-        watch(load(WatcherSettings))
-    except (SettingsError, EdgeError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
-        sys.exit(main())

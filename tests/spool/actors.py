@@ -30,17 +30,21 @@ class Call:
     """Of the file, for calls on a descriptor and for the source of renames and links."""
 
     def __str__(self) -> str:
-        return f"{self.name}{self.args}"
+        return f"{self.name}{self.args}"[:300]
 
 
 @dataclass
 class Actor:
-    """`stop_at`: the step (1 = the first) before which it stops; `stop_before`: or the first call of this name."""
+    """`stop_at`: the step (1 = the first) before which it stops; `stop_before`: or the first call of this name.
+
+    With `trouble`, an errno, it does not stop there: that call fails with it, if it is one that writes.
+    """
 
     work: Callable[[], Any]
     stop_at: int = 0
     stop_before: str = ""
     freeze: bool = False
+    trouble: int = 0
     calls: list[Call] = field(default_factory=list)
     result: Any = None
     error: BaseException | None = None
@@ -73,7 +77,7 @@ class Actor:
         _ACTORS[threading.get_ident()] = self
         try:
             self.result = self.work()
-        except BaseException as error:  # noqa: BLE001 - the test looks at it
+        except BaseException as error:
             self.error = error.with_traceback(None)
         finally:
             del _ACTORS[threading.get_ident()]
@@ -91,6 +95,10 @@ class Actor:
         if len(self.calls) != self.stop_at and call.name != self.stop_before:
             return
         self.stop_at, self.stop_before = len(self.calls), ""
+        if self.trouble:
+            if call.name in WRITES and (call.name != "open" or call.args[1] & (os.O_WRONLY | os.O_RDWR)):
+                raise OSError(self.trouble, os.strerror(self.trouble), call.args[0])
+            return
         if not self.freeze:
             self.dead = True
             raise Killed
@@ -124,8 +132,10 @@ def outside() -> Iterator[None]:
         actor._outside = False
 
 
-def run(work: Callable[[], Any], *, stop_at: int = 0, stop_before: str = "", freeze: bool = False) -> Actor:
-    actor = Actor(work, stop_at, stop_before, freeze)
+def run(
+    work: Callable[[], Any], *, stop_at: int = 0, stop_before: str = "", freeze: bool = False, trouble: int = 0
+) -> Actor:
+    actor = Actor(work, stop_at, stop_before, freeze, trouble)
     actor.start()
     return actor
 

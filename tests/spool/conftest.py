@@ -21,7 +21,7 @@ def world(tmp_path: Path) -> World:
 def new_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], World]]:
     """Worlds in which actors can be stopped at every system call; in memory where the system has such a folder."""
     actors.install(monkeypatch)
-    memory = "/dev/shm"  # noqa: S108 - a thousand worlds are quicker there
+    memory = "/dev/shm"
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else tmp_path) as root:
         numbers = count()
         yield lambda: World(Path(root, str(next(numbers))))

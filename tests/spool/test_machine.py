@@ -145,6 +145,4 @@ class Spool(RuleBasedStateMachine):
 
 
 TestSpool = Spool.TestCase
-TestSpool.settings = settings(
-    max_examples=100, stateful_step_count=15, suppress_health_check=list(HealthCheck), deadline=None
-)
+TestSpool.settings = settings(stateful_step_count=15, suppress_health_check=list(HealthCheck), deadline=None)

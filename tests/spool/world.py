@@ -22,7 +22,7 @@ from handoff.spool.drops import Claim, Drops
 from handoff.spool.journal import Journal
 from handoff.spool.record import Plan, Record
 from handoff.spool.seat import Seat
-from handoff.spool.takeover import DeathWatch, clear_leftovers, take_over
+from handoff.spool.takeover import DeathWatch, clear_leftovers, finish_takeovers, take_over
 from handoff.status import ComfyUIEntry, OutputEntry, StatusDocument, describe_failure
 from tests.spool.actors import outside, step
 
@@ -182,6 +182,7 @@ class Watcher:
         self.seat.leave()
 
     def take_over_the_dead(self, *, after_the_lease: bool = False) -> None:
+        finish_takeovers(self.seat)  # should one have been interrupted
         watch = DeathWatch(self.seat, lease_s=30)
         dead = watch.find_dead(0.0)
         if after_the_lease:
@@ -259,8 +260,9 @@ class Watcher:
 
     def save(self, record: Record) -> StatusDocument:
         source = f"{self.world.folders.output}/{work_folder(record.token, record.attempt)}/{PICTURE}"
-        durable.sync_file(source)
-        digest = hashlib.sha256(Path(source).read_bytes()).hexdigest()
+        with self.seat.power(), durable.disk_errors(source):  # a successor may have cleared it away
+            durable.sync_file(source)
+            digest = hashlib.sha256(Path(source).read_bytes()).hexdigest()
         self.journal.publish_output(source, record.id, PICTURE, record.token, sha256=digest)
         key = f"{record.id}/{record.attempt}/{PICTURE}"
         output = OutputEntry(name=PICTURE, kind="image", media_type="image/png", bytes=36, sha256=digest, key=key)

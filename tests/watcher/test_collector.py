@@ -1,10 +1,12 @@
 """From what ComfyUI lists to what is proven: every kind of output that was recorded, and listings that lie."""
 
 import base64
+import errno
 import io
 import json
 import os
 import re
+import shutil
 import socket
 import time
 import uuid
@@ -184,7 +186,16 @@ def test_texts_are_bounded() -> None:
     assert len(listing.texts) == MAX_TEXTS
     assert len(listing.texts[0].text.encode()) <= TEXT_LIMIT
     assert [warn(key, "en", **details) for key, details in listing.warnings] == [
-        "The text of node 7 was cut after 65536 bytes."
+        "The text of node 7 was cut after 65536 bytes.",
+        "Of the texts only the first 64 were kept; 37 more were left out.",
+    ]
+
+
+def test_a_node_that_cannot_be_named_leaves_a_warning() -> None:
+    listing = listed({"1": images("a.png"), "x" * 201: images("b.png"), "y" * 300: {"text": ["x"]}, "z" * 201: None})
+    assert [file.filename for file in listing.files] == ["a.png"]
+    assert [warn(key, "en", **details) for key, details in listing.warnings] == [
+        "The outputs of 2 node(s) were left out: an id may have 200 characters at most."
     ]
 
 
@@ -320,6 +331,16 @@ def test_an_output_folder_that_is_away_is_no_failure_of_the_job(output: Path) ->
         gather(output / "unmounted", {"2": images("x.png")})
 
 
+def test_a_disk_that_fails_is_no_failure_of_the_job(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    put(output, f"{WORK}/x.png", png())
+    monkeypatch.setattr("watcher.collector.examine", fail)
+    with pytest.raises(Unavailable, match=r"x\.png .*Stale file handle"):
+        gather(output, {"2": images("x.png")})
+
+
 def test_a_file_elsewhere_is_taken_when_it_is_new(output: Path) -> None:
     put(output, "mine/x.png", png())
     collected = gather(output, {"2": images("x.png", subfolder="mine")})
@@ -450,6 +471,26 @@ def test_a_preview_is_not_written_through_a_link(simulator: Simulator, output: P
     with pytest.raises(Unavailable):
         gather(output, {"2": images("x.png", subfolder="", type_="temp")}, comfyui=comfyui)
     assert [place.name for place in output.parent.iterdir()] == ["output"]
+    comfyui.close()
+
+
+@pytest.mark.parametrize("link", [".handoff", ".handoff/work"])
+def test_no_folder_is_made_behind_a_link(link: str, output: Path) -> None:
+    outside = output.parent / "outside"
+    outside.mkdir()
+    shutil.rmtree(output / link)
+    (output / link).symlink_to(outside)
+    with pytest.raises(Unavailable):
+        gather(output, {"2": images("x.png", subfolder="", type_="temp")})
+    assert list(outside.iterdir()) == []
+
+
+def test_the_folder_of_a_preview_is_made(simulator: Simulator, output: Path) -> None:
+    shutil.rmtree(output / ".handoff")
+    comfyui = ComfyUI(simulator.url)
+    failure = failing(output, {"2": images("gone.png", subfolder="", type_="temp")}, comfyui=comfyui)
+    assert failure.reason is Reason.OUTPUT_MISSING
+    assert (output / WORK).is_dir()
     comfyui.close()
 
 

@@ -21,13 +21,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from urllib3.connection import HTTPConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import Server, ServerConnection, serve
 
 from handoff.failures import Failure, Reason, Transient, Unavailable
+from handoff.settings import WatcherSettings
 from tests.servers.simulator import Simulator, start_simulator
 from tests.watcher.recorded import CASES, DATA, refusals
+from tests.watcher.test_fetch import certify
 from watcher import comfyui as module
+from watcher import http_adapter
 from watcher.capabilities import lacks, read_capabilities
 from watcher.comfyui import ComfyUI, NotArrived, Unclear
 from watcher.comfyui_events import ComfyUIEvents, Event, read_event
@@ -435,6 +439,28 @@ def test_a_state_of_a_newer_server_is_read_by_the_older_road() -> None:
     assert prompt.state is PromptState.SUCCEEDED
 
 
+def test_an_unknown_prompt_in_the_words_of_a_newer_server_is_none_by_the_older_road() -> None:
+    empty_queue = http(200, {"queue_running": [], "queue_pending": []})
+    with answering(http(404, {"error": "Unknown job"}), empty_queue, http(200, {})) as url:
+        assert ComfyUI(url).look_up(new_id()) is None
+
+
+@pytest.mark.parametrize("odd", [None, 5, [], [5, {}], ["odd"], ["odd", None], {"type": "odd"}])
+def test_one_odd_message_hides_no_outcome(odd: Any) -> None:
+    status = {"status_str": "error", "messages": [odd, ["execution_error", {"exception_message": "why"}], odd]}
+    job = {"status": "failed", "execution_status": status}
+    with answering(http(200, job)) as url:
+        by_job = ComfyUI(url).look_up("p")
+    empty_queue = http(200, {"queue_running": [], "queue_pending": []})
+    history = http(200, {"p": {"status": status}})
+    with answering(http(404, "", "text/plain"), empty_queue, history) as url:
+        by_history = ComfyUI(url).look_up("p")
+    for prompt in (by_job, by_history):
+        assert prompt is not None
+        assert prompt.state is PromptState.FAILED
+        assert failure_of(prompt, {}).details == {"problem": "why"}
+
+
 @pytest.mark.parametrize(
     "extra", [{"extra_pnginfo": None}, {"extra_pnginfo": []}, {"extra_pnginfo": {"workflow": None}}]
 )
@@ -530,6 +556,20 @@ def drip(connection: socket.socket) -> None:
         for _ in range(200):
             connection.sendall(b" ")
             time.sleep(0.02)
+
+
+def trickle(head: bytes, endless: bytes) -> Behaviour:
+    """Says `head` at once, and then byte after byte without end, each long before a read times out."""
+
+    def answer(connection: socket.socket) -> None:
+        read_request(connection)
+        connection.sendall(head)
+        with suppress(OSError):
+            for _ in range(200):
+                connection.sendall(endless)
+                time.sleep(0.02)
+
+    return answer
 
 
 def speak_no_http(connection: socket.socket) -> None:
@@ -661,6 +701,53 @@ def test_a_password_in_the_address_is_used_and_not_shown() -> None:
     assert "hunter2" not in str(error)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://me:hunter2@:8188",
+        "http://me:hunter2@host:port",
+        "http://me:hunter2@" + "x" * 70 + "..y",
+        "http://me:hunter2@[::1",
+        "http://me:hunter2@*",
+        "ftp://me:hunter2@host",
+    ],
+)
+def test_a_password_in_an_address_that_is_none_is_not_shown(url: str) -> None:
+    with pytest.raises(NotArrived) as caught:
+        ComfyUI(url).stats()
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_servers_name_holds_no_password() -> None:
+    settings = WatcherSettings(comfyui_url="http://me:hunter2@host:8188", watcher_name=None)
+    assert settings.server.endswith(" http://***@host:8188")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        [1],
+        {"error": 5},
+        {"error": {"type": 7, "api_key": "hunter2", "message": "see http://me:hunter2@host/"}},
+        {"error": {"type": "x"}, "node_errors": {"1": {"errors": [{"type": 5, "received_value": "hunter2"}]}}},
+        '{"error": ',
+        "[" * 100_000,
+        '{"error": ' + "[" * 900 + "]" * 900 + "}",
+        b'{"error": [5, "\\ud800"]}',
+        b"\xff",
+    ],
+)
+def test_a_400_is_a_refusal_whatever_it_says(body: Any) -> None:
+    with answering(http(400, body)) as url:
+        error = try_to_submit(url)
+    assert isinstance(error, Failure)
+    assert error.reason is Reason.VALIDATION_FAILED
+    problem = str(error.details["problem"])
+    assert problem.startswith("it answered ")
+    assert "hunter2" not in problem
+    assert len(problem.encode()) <= 2500
+
+
 def test_a_prompt_that_is_too_large_fails_for_good() -> None:
     with answering(http(413, "Maximum request body size 1 exceeded", "text/plain")) as url:
         error = try_to_submit(url)
@@ -671,11 +758,140 @@ def test_a_prompt_that_is_too_large_fails_for_good() -> None:
 @pytest.mark.parametrize("behaviour", [read_and_sleep, drip], ids=["silent", "dripping"])
 def test_a_slow_answer_is_unclear_and_ends_in_time(behaviour: Behaviour, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SUBMIT_S", 0.2)
-    monkeypatch.setattr(module, "WHOLE_S", 0.2)
+    monkeypatch.setattr(http_adapter, "WHOLE_S", 0.2)
     began = time.monotonic()
     with answering(behaviour) as url:
         assert isinstance(try_to_submit(url), Unclear)
         assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize(
+    ("head", "endless"),
+    [
+        (b"HTTP/1.1 ", b"2"),
+        (b"HTTP/1.1 200 X\r\n", b"x"),
+        (b"HTTP/1.1 200 X\r\n", b"x: y\r\n"),
+        (b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n", b"0"),
+        (b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n", b"x"),
+    ],
+    ids=["status", "one header", "many headers", "chunk size", "trailer"],
+)
+def test_every_part_of_an_answer_has_to_come_in_time(
+    head: bytes, endless: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_adapter, "WHOLE_S", 0.2)
+    began = time.monotonic()
+    with answering(trickle(head, endless)) as url:
+        with pytest.raises(Unclear, match=r"timed out|too long"):
+            ComfyUI(url).stats()
+        assert time.monotonic() - began < 3
+
+
+def test_tls_is_checked_and_timed_like_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context, trusted = certify(tmp_path, "127.0.0.1")
+
+    def secured(behaviour: Behaviour) -> Behaviour:
+        def answer(connection: socket.socket) -> None:
+            with context.wrap_socket(connection, server_side=True) as tls:
+                behaviour(tls)
+
+        return answer
+
+    endless = trickle(b"HTTP/1.1 200 X\r\n", b"x: y\r\n")
+    with answering(secured(drip), secured(http(200, {"system": {}})), secured(endless)) as url:
+        comfyui = ComfyUI(url.replace("http:", "https:"))
+        with pytest.raises(NotArrived, match="CERTIFICATE_VERIFY_FAILED"):
+            comfyui.stats()
+        monkeypatch.setattr("requests.adapters.DEFAULT_CA_BUNDLE_PATH", str(trusted))
+        comfyui = ComfyUI(url.replace("http:", "https:"))
+        assert comfyui.stats() == {"system": {}}
+        monkeypatch.setattr(http_adapter, "WHOLE_S", 0.2)
+        began = time.monotonic()
+        with pytest.raises(Unclear, match=r"timed out|too long"):
+            comfyui.stats()
+        assert time.monotonic() - began < 3
+
+
+def test_a_large_answer_has_a_second_for_each_mebibyte_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_adapter, "WHOLE_S", 0.1)
+    monkeypatch.setattr(http_adapter, "SLOWEST", 1000)
+
+    def answer(connection: socket.socket) -> None:
+        read_request(connection)
+        connection.sendall(b"HTTP/1.1 200 X\r\nContent-Length: 4000\r\nConnection: close\r\n\r\n" + b"x" * 500)
+        for _ in range(7):
+            time.sleep(0.05)
+            connection.sendall(b"x" * 500)
+
+    copy = io.BytesIO()
+    with answering(answer) as url:
+        assert ComfyUI(url).view("x.png", "", "temp", copy, 1 << 20) == 4000
+
+
+def test_a_connection_keeps_its_time_out_after_a_slow_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next request is sent with it: what was left for the last answer is not enough."""
+    monkeypatch.setattr(http_adapter, "WHOLE_S", 0.4)
+    timeouts: list[float | None] = []
+    send = HTTPConnection.request
+
+    def note(connection: Any, *args: Any, **kwargs: Any) -> None:
+        timeouts.append(connection.sock.gettimeout() if connection.sock else None)
+        send(connection, *args, **kwargs)
+
+    monkeypatch.setattr(HTTPConnection, "request", note)
+
+    def answer(connection: socket.socket) -> None:
+        for _ in range(2):
+            read_request(connection)
+            connection.sendall(b"HTTP/1.1 200 X\r\nContent-Length: 2\r\n\r\n{")
+            time.sleep(0.1)
+            connection.sendall(b"}")
+
+    with answering(answer) as url:
+        comfyui = ComfyUI(url)
+        comfyui.stats()
+        comfyui.stats()
+        comfyui.close()
+    assert timeouts == [None, module.READ_S]
+
+
+@pytest.mark.timeout(10)
+def test_a_redirect_is_not_even_read() -> None:
+    def answer(connection: socket.socket) -> None:
+        read_request(connection)
+        connection.sendall(b"HTTP/1.1 302 X\r\nLocation: /x\r\nContent-Length: 1000\r\n\r\n")
+        connection.recv(1)  # until the client has gone
+
+    with answering(answer) as url, pytest.raises(Unavailable, match="302"):
+        ComfyUI(url).view("x.png", "", "temp", io.BytesIO(), 10)
+
+
+def test_one_connection_serves_one_call_after_the_other() -> None:
+    requests: list[bytes] = []
+
+    def answer(connection: socket.socket) -> None:
+        while request := read_request(connection):
+            requests.append(request)
+            connection.sendall(b"HTTP/1.1 200 X\r\nContent-Length: 19\r\n\r\n" + b'{"cancelled": false}'[:19])
+
+    def refuse(connection: socket.socket) -> None:
+        read_request(connection)
+
+    with answering(answer, refuse) as url:
+        comfyui = ComfyUI(url)
+        for _ in range(2):
+            with pytest.raises(Unclear):  # not JSON
+                comfyui.stats()
+        with pytest.raises(Unclear):
+            comfyui.cancel("a")
+        comfyui.close()
+    assert [request.split(b"\r\n")[0] for request in requests] == [
+        b"GET /system_stats HTTP/1.1",
+        b"GET /system_stats HTTP/1.1",
+        b"POST /api/jobs/a/cancel HTTP/1.1",
+    ]
+    assert requests[2].endswith(b"\r\n\r\n{}")
+    assert all(b"Accept-Encoding: identity\r\n" in request for request in requests)
 
 
 def test_an_answer_in_chunks_is_read_whole_or_not_at_all() -> None:
@@ -748,6 +964,11 @@ def test_a_server_that_chooses_its_own_ids_is_told_apart() -> None:
     [
         (http(500, "x", "text/plain"), Transient),
         (http(403, "x", "text/plain"), Unavailable),
+        (http(404, {"error": "no backend"}), Unavailable),
+        (http(404, ["Job not found"]), Unavailable),
+        (http(404, "{"), Unavailable),
+        (http(405, {"error": "no backend"}), Unavailable),
+        (http(404, "<html>no backend", "text/html"), Unavailable),
         (http(200, {"status": "dreaming"}), Transient),
         (http(200, {"status": "completed", "outputs": []}), Transient),
         (http(200, "not json"), Transient),

@@ -39,7 +39,7 @@ def told(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Courier]:
     monkeypatch.setattr(courier, "PAUSE_S", PAUSE_S)
     courier_ = Courier(bucket.put)
     yield courier_
-    courier_.close()
+    courier_.close(by=time.monotonic() + 5)
 
 
 def document(id: str = "cat", step: str | None = None, *, done: bool = False) -> StatusDocument:
@@ -118,6 +118,6 @@ def test_closing_is_quick(bucket: Bucket) -> None:
     courier_ = Courier(bucket.put)
     courier_.tell(document())
     started = time.monotonic()
-    courier_.close()
+    courier_.close(by=time.monotonic() + 5)
     assert time.monotonic() - started < 1
     assert bucket.puts == []

@@ -1,7 +1,5 @@
 """What to do next, as a table: every state of a prompt in every circumstance that matters."""
 
-from typing import Any
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +7,6 @@ from hypothesis import strategies as st
 from handoff.failures import Failure, Reason
 from handoff.spool.record import Plan, Record, Try
 from handoff.state import Event
-from watcher.comfyui import Prompt, PromptState
 from watcher.decisions import (
     ATTEMPTS,
     MOST_INSIDE,
@@ -17,16 +14,14 @@ from watcher.decisions import (
     SHORT_S,
     Again,
     Circumstances,
-    Collect,
     End,
     Inside,
-    Stop,
-    Wait,
     backoff,
     decide,
     may_send,
     poll_delay,
 )
+from watcher.prompts import Prompt, PromptState
 
 W, R, S, F, I = (  # noqa: E741 - the table stays narrow
     PromptState.WAITING, PromptState.RUNNING, PromptState.SUCCEEDED, PromptState.FAILED, PromptState.INTERRUPTED,
@@ -37,7 +32,7 @@ MEMORY = Failure(Reason.OUT_OF_MEMORY, problem="x")
 
 
 def record(attempt: int = 1, *ends: str, strikes: int = 0) -> Record:
-    tries = [Try(attempt=n + 1, ended=end, strike=n < strikes) for n, end in enumerate(ends)]  # type: ignore[arg-type]
+    tries = [Try(attempt=n + 1, ended=end, strike=n < strikes) for n, end in enumerate(ends)]
     return Record(
         token="0" * 16, id="cat", sha256="", received_at="", body={}, attempt=attempt, tries=tries,
         job=Plan(graph={}, run_timeout_s=9.0),
@@ -123,7 +118,9 @@ CIRCUMSTANCES: st.SearchStrategy[Circumstances] = st.builds(
 )
 
 
-@given(st.lists(st.tuples(st.sampled_from([I, F, GONE]), CIRCUMSTANCES, st.sampled_from([FAILED, MEMORY])), max_size=30))
+@given(
+    st.lists(st.tuples(st.sampled_from([I, F, GONE]), CIRCUMSTANCES, st.sampled_from([FAILED, MEMORY])), max_size=30)
+)
 def test_no_job_is_tried_for_ever(story: list[tuple[PromptState | None, Circumstances, Failure]]) -> None:
     job = record()
     for state, now, failure in story:
@@ -177,6 +174,3 @@ def test_waiting_grows_and_ends_at_half_a_minute() -> None:
     assert delays[:4] == [0.5, 1.0, 2.0, 4.0]
     assert delays == sorted(delays)
     assert delays[-1] == backoff(10_000) == 30.0
-
-
-_: Any = (Wait, Stop, Collect)

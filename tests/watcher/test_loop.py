@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -13,10 +13,10 @@ from watcher.loop import Loop
 def loop() -> Iterator[Loop]:
     loop = Loop(work=2)
     yield loop
-    loop.close(wait=True)
+    loop.close(by=time.monotonic() + 10)
 
 
-def turn_until(loop: Loop, done: list[object], count: int = 1) -> None:
+def turn_until(loop: Loop, done: Sequence[object], count: int = 1) -> None:
     loop.after(10, lambda: pytest.fail("nothing came"))
     while len(done) < count:
         loop.turn()
@@ -71,12 +71,15 @@ def test_a_flood_of_messages_does_not_starve_timers(loop: Loop) -> None:
 
 
 def test_work_is_done_elsewhere_and_told_here(loop: Loop) -> None:
-    told: list[object] = []
+    told: list[tuple[threading.Thread, threading.Thread]] = []
     loop.spawn(
-        "work", threading.current_thread, lambda thread: told.append((thread, threading.current_thread())), told.append
+        "work",
+        threading.current_thread,
+        lambda thread: told.append((thread, threading.current_thread())),
+        lambda error: pytest.fail(repr(error)),
     )
     turn_until(loop, told)
-    (worker, listener), = told  # type: ignore[misc]
+    worker, listener = told[0]
     assert worker is not listener
     assert worker.name.startswith("work")
     assert listener is threading.current_thread()
@@ -123,5 +126,21 @@ def test_closing_waits_for_what_is_under_way_and_drops_the_rest() -> None:
     loop.spawn("work", lambda: done.append("second"), lambda _: None, lambda _: None)
     started.wait(10)
     threading.Timer(0.05, go_on.set).start()
-    loop.close(wait=True)
+    loop.close(by=time.monotonic() + 10)
     assert done == ["first"]
+
+
+def test_closing_does_not_wait_for_ever() -> None:
+    loop = Loop(work=1)
+    started, go_on = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        started.set()
+        go_on.wait(10)
+
+    loop.spawn("work", hang, lambda _: None, lambda _: None)
+    started.wait(10)
+    began = time.monotonic()
+    loop.close(by=began + 0.05)
+    assert 0.05 <= time.monotonic() - began < 5
+    go_on.set()

@@ -1,6 +1,7 @@
 """What bytes are, and whether they are all there: every format that was recorded or can be made, whole and damaged."""
 
 import base64
+import errno
 import io
 import struct
 import zlib
@@ -64,6 +65,29 @@ def test_a_changed_byte_in_a_png_is_found() -> None:
     assert problem_of("x.png", bytes(data)).startswith("it is damaged")
 
 
+@pytest.mark.parametrize("rest", [b"\0", b"\0\0", b"\0\0\0", bytes(7), b"\0\0\0\1mdat\x09", b"\0\0\0\1mdat" + bytes(7)])
+def test_an_mp4_that_ends_within_the_header_of_a_box_is_cut(rest: bytes) -> None:
+    whole = b"\0\0\0\x14ftypisom\0\0\0\0isom\0\0\0\x08moov"
+    assert examined("x.mp4", whole).media_type == "video/mp4"
+    assert problem_of("x.mp4", whole + rest) == "its end is missing"
+
+
+class FailingDisk(io.BytesIO):
+    """Gives what the head holds; then the disk fails."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.tell() >= 16:
+            raise OSError(errno.EIO, "Input/output error")
+        return super().read(size)
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.jpg", "x.mp4"])
+def test_a_disk_that_fails_is_not_the_files_fault(name: str) -> None:
+    data = WHOLE[name]
+    with pytest.raises(OSError, match="Input/output error"):
+        examine(FailingDisk(data), name, head=data[:ENDS], tail=data[-ENDS:], size=len(data))
+
+
 def test_streamed_wav_is_whole() -> None:
     assert examined("x.wav", b"RIFF\xff\xff\xff\xffWAVEfmt " + bytes(32)).media_type == "audio/wav"
 
@@ -87,6 +111,16 @@ def test_a_picture_too_large_to_decode_is_only_measured() -> None:
         ("x", png(), ("png", "image", "image/png")),
         ("x.png;rm", png(), ("png", "image", "image/png")),
         ("x.txt", b"hello", ("txt", "text", "text/plain")),
+        ("x.txt", b"ID3 tags are read", ("txt", "text", "text/plain")),
+        ("x.txt", b"RIFF", ("txt", "text", "text/plain")),
+        ("x.txt", b"RIFF 1 of 3: WAVEform", ("txt", "text", "text/plain")),
+        ("x.md", b"%PDF- is how a PDF begins", ("md", "text", "text/markdown")),
+        ("x.md", b"GIF89a " + "海".encode() * 30, ("md", "text", "text/markdown")),
+        ("x.json", b"GIF89a", ("json", "text", "application/json")),
+        ("x.csv", b"the ftyp,box", ("csv", "text", "text/csv")),
+        ("x.log", b"RIFFs and other music", ("log", "file", "application/octet-stream")),
+        ("x.txt", b"ID3\4\0\0\0\0\0\x10", ("mp3", "audio", "audio/mpeg")),
+        ("x.txt", b"%PDF-1.7\n%\xe2\xe3\xcf\xd3", ("pdf", "file", "application/pdf")),
         ("x.txt", b"\0\1", ("txt", "file", "application/octet-stream")),
         ("x.json", b"{}", ("json", "text", "application/json")),
         ("x.svg", b"<svg/>", ("svg", "image", "image/svg+xml")),

@@ -32,6 +32,41 @@ def test_out_of_memory_has_a_reason_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
+    ("status", "said", "state", "problem"),
+    [
+        ("failed", {"messages": [["execution_start", {}]]}, PromptState.FAILED, "the job's"),
+        ("failed", {"messages": [["execution_start", {}]], "status_str": "error"}, PromptState.FAILED, "the job's"),
+        ("failed", {"messages": []}, PromptState.FAILED, "the job's"),
+        ("failed", {"messages": [["execution_error", {"exception_message": "the message's"}]]}, PromptState.FAILED, "the message's"),
+        ("failed", {"messages": [["execution_error"]]}, PromptState.FAILED, "no reason was given"),
+        ("failed", {"messages": [["execution_interrupted", {}]]}, PromptState.INTERRUPTED, None),
+        ("cancelled", {"messages": [["execution_interrupted"]], "status_str": "error"}, PromptState.INTERRUPTED, None),
+        ("cancelled", {"messages": [None], "status_str": "error"}, PromptState.INTERRUPTED, None),
+        ("completed", {"messages": [["execution_success", {}]], "status_str": "success"}, PromptState.SUCCEEDED, None),
+        ("completed", {"messages": [], "status_str": "error"}, PromptState.FAILED, "the job's"),
+        ("failed", None, PromptState.FAILED, "the job's"),
+    ],
+)  # fmt: skip
+def test_messages_decide_and_else_the_job(
+    status: str, said: dict[str, Any] | None, state: PromptState, problem: str | None
+) -> None:
+    answer = {
+        "status": status,
+        "execution_status": said,
+        "execution_error": {"exception_message": "the job's"},
+        "execution_start_time": 1,
+        "execution_end_time": 2,
+    }
+    prompt = JobAnswer.model_validate(answer).to_prompt("p")
+    assert prompt.state is state
+    assert (prompt.started_ms, prompt.ended_ms) == (1, 2)
+    if problem is None:
+        assert prompt.error is None
+    else:
+        assert failure_of(prompt, {}).details["problem"] == problem
+
+
+@pytest.mark.parametrize(
     ("kind", "message", "reason"),
     [
         ("torch.cuda.OutOfMemoryError", "x", Reason.OUT_OF_MEMORY),

@@ -4,7 +4,7 @@ import pytest
 
 from handoff.failures import Reason
 from tests.watcher.recorded import refusals
-from watcher.refusals import MAX_PROBLEM, PromptAnswer, read_refusal
+from watcher.refusals import MAX_PROBLEM, PromptAnswer, read_refusal, read_unknown_refusal
 
 
 @pytest.mark.parametrize(
@@ -59,3 +59,28 @@ def test_refusals_as_sentences(case: str, number: int, reason: Reason, text: str
     said = str(failure.details["lacks" if reason is Reason.WORKFLOW_UNAVAILABLE else "problem"])
     assert text in said
     assert len(said) <= MAX_PROBLEM
+
+
+def test_a_refusal_in_other_words_is_shown_without_what_inputs_hold() -> None:
+    said = {"error": {"type": 5, "password": "hunter2"}, "node_errors": {"1": "hunter2"}, "why": "x" * 1000}
+    failure = read_unknown_refusal(said)
+    assert failure.reason is Reason.VALIDATION_FAILED
+    problem = str(failure.details["problem"])
+    assert problem.startswith("it answered {'error': {'type': 5, 'password': '***'}, 'why': 'xxx")
+    assert len(problem) == MAX_PROBLEM
+
+
+def test_an_older_comfyui_says_in_other_words_that_a_class_is_missing() -> None:
+    """As ComfyUI 0.3.64 answered."""
+    error = {
+        "type": "invalid_prompt",
+        "message": "Cannot execute because node Nope does not exist.",
+        "details": "Node ID '#1'",
+        "extra_info": {},
+    }
+    answer = PromptAnswer.model_validate({"error": error, "node_errors": {}})
+    failure = read_refusal(answer, {"1": {"class_type": "Nope", "inputs": {}}})
+    assert failure.reason is Reason.WORKFLOW_UNAVAILABLE
+    assert failure.details == {"lacks": "the node class Nope"}
+    assert failure.node is not None
+    assert failure.node.id == "1"
