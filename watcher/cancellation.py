@@ -7,7 +7,6 @@ removed, and one for an id that nobody knows is rejected after a while, since it
 import os
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 
 from handoff import log
@@ -15,6 +14,7 @@ from handoff.failures import Failure, Reason
 from handoff.folders import Folders
 from handoff.job import is_id
 from handoff.spool import reservations
+from handoff.spool.journal import Journal
 from handoff.spool.reservations import Reservation
 from handoff.status import StatusDocument
 from watcher.live import Jobs, Live
@@ -31,6 +31,7 @@ class Cancellation:
         tasks: Tasks,
         jobs: Jobs,
         folders: Folders,
+        journal: Journal,
         *,
         claim: Callable[[str], Live | None],
         reject: Callable[[str, Failure], None],
@@ -38,6 +39,7 @@ class Cancellation:
         self._tasks = tasks
         self._jobs = jobs
         self._folders = folders
+        self._journal = journal
         self._claim = claim
         self._reject = reject
         self._unknown: dict[str, float] = {}
@@ -73,8 +75,7 @@ class Cancellation:
         if self._jobs.find(id) is not None:  # claimed meanwhile
             self.take(id)
         elif found.finished:
-            with suppress(FileNotFoundError):
-                os.unlink(self._folders.cancel_mark(id))
+            self._tasks.aside("files", lambda: self._journal.remove_mark(id))
         elif found.token is not None and (live := self._claim(found.token)) is not None:
             self._log.info("cancel", id=id, phase="waiting")
             live.cancelled = True

@@ -164,7 +164,7 @@ class Worker:
             ),
         )
         self._cancellation = Cancellation(
-            self._tasks, self._jobs, seat.folders, claim=self._claim, reject=self._reception.reject
+            self._tasks, self._jobs, seat.folders, self._journal, claim=self._claim, reject=self._reception.reject
         )
 
     # the run

@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from handoff import durable
 from handoff.documents import UnreadableDocument
+from handoff.failures import NotPermitted
 from handoff.folders import FOLDER_MODE, work_folder
 from handoff.job import inbox_name
 from handoff.spool.record import Record
@@ -117,6 +118,11 @@ class Journal:
             with suppress(FileNotFoundError):
                 os.unlink(scratch)
 
+    def remove_mark(self, id: str) -> None:
+        """Removes the wish to cancel a job that is over. Raises NotPermitted, DiskUnavailable."""
+        with durable.disk_errors(self._folders.input), suppress(FileNotFoundError):
+            os.unlink(self._folders.cancel_mark(id))
+
     def announce(self, id: str) -> None:
         """Wakes readers: they tail the feed, and then read `status.json`."""
         with self._seat.power(), durable.disk_errors(self._seat.pen):
@@ -129,8 +135,8 @@ class Journal:
 
     def finish(self, record: Record, day: str) -> None:
         """After the final status is in the bucket: clears up and files the record under its day."""
-        with suppress(FileNotFoundError):
-            os.unlink(self._folders.cancel_mark(record.id))
+        with suppress(NotPermitted):  # somebody else's, and harmless: this job is over
+            self.remove_mark(record.id)
         for attempt in range(1, record.attempt + 1):
             shutil.rmtree(f"{self._folders.output}/{work_folder(record.token, attempt)}", ignore_errors=True)
         folder = f"{self._folders.done}/{day}"

@@ -175,7 +175,7 @@ def test_sigterm_under_load_ends_with_0_and_costs_no_attempt(
     assert first.terminate() == 0
     assert time.monotonic() - begun < 10
     assert first.find("stopped")
-    assert not list(volume.spool.glob("w-*/[bct]-*"))
+    assert not list(volume.spool.glob("w-*/[bt]-*"))  # a claim whose job is out may still lie there
     second = watch(simulator)
     for status in volume.succeed(*names):
         assert status["attempt"] == 1

@@ -1,5 +1,6 @@
 """Two that work at once: one is frozen before each of its system calls, the other does all its work, the first goes on."""
 
+import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from handoff.failures import Failure, Reason
+from handoff.folders import Folders
 from handoff.spool import publisher, reservations
 from handoff.spool.drops import Claim, Drops
 from handoff.spool.record import Record
@@ -83,6 +85,38 @@ def test_two_adapters_with_one_id(new_world: Callable[[], World]) -> None:
     interleave(new_world, lambda _: None, publish, second, check)
 
 
+def test_control_an_adapter_that_looks_and_then_writes(
+    new_world: Callable[[], World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look_then_write(folders: Folders, source: str, *, id: str, token: str) -> bool:
+        target = folders.reservation(id)
+        if os.path.lexists(target):
+            return False
+        os.rename(source, f"{source}.moved")
+        os.rename(f"{source}.moved", target)
+        os.link(target, source)
+        return True
+
+    monkeypatch.setattr(reservations, "reserve", look_then_write)
+    with pytest.raises(AssertionError, match="new"):
+        test_two_adapters_with_one_id(new_world)
+
+
+def test_control_a_sweep_that_looks_and_then_removes(
+    new_world: Callable[[], World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look_then_remove(world: World) -> None:
+        for name in os.listdir(world.folders.tmp):
+            record = Record.find(f"{world.folders.tmp}/{name}")
+            if record is not None and reservations.find(world.folders, record.id) is None:
+                os.unlink(f"{world.folders.tmp}/{name}")
+
+    monkeypatch.setattr(World, "sweep", look_then_remove)
+    with pytest.raises(AssertionError, match="jobs expected|left|keys|==") as caught:
+        interleave(new_world, prepare_a_stopped_adapter, World.sweep, publish_slowly, check_one_promise)
+    assert "froze" in str(caught.value.__notes__)
+
+
 def test_two_adapters_with_the_same_job(new_world: Callable[[], World]) -> None:
     def check(world: World, actor: Actor) -> None:
         assert {actor.result, world.notes["answer"]} == {"new", "replay"}
@@ -144,6 +178,26 @@ def test_two_sweeps(new_world: Callable[[], World]) -> None:
         world.check_at_rest(jobs=1)
 
     interleave(new_world, prepare, World.sweep, World.sweep, check)
+
+
+def prepare_a_stopped_adapter(world: World) -> None:
+    """One that wrote its file and has not linked it yet; `publish_slowly` lets it go on."""
+    world.notes["adapter"] = run(lambda: publish(world), stop_before="link", freeze=True)
+
+
+def publish_slowly(world: World) -> None:
+    world.notes["adapter"].finish()
+
+
+def check_one_promise(world: World, actor: Actor) -> None:
+    assert actor.error is None, actor.error
+    assert world.notes["adapter"].result == "new", world.notes["adapter"].error
+    recover(world)
+    world.check_at_rest(jobs=1)
+
+
+def test_a_slow_sweep_and_a_slow_adapter(new_world: Callable[[], World]) -> None:
+    interleave(new_world, prepare_a_stopped_adapter, World.sweep, publish_slowly, check_one_promise)
 
 
 # fencing

@@ -196,7 +196,7 @@ def test_a_torn_or_foreign_file_under_the_true_hash_is_replaced(place: Place, tm
     target.write_bytes(PNG[:-1])
     place.resolve("a.png")
     target.unlink()
-    small = draw("PNG", (5, 5), "1")
+    small = draw("PNG", (20, 20))
     (place.input / "small.png").write_bytes(small)
     link = place.uploads / f"{hashlib.sha256(small).hexdigest()}.png"
     link.symlink_to(f"{tmp_path}/victim".rjust(len(small), "/"))  # as a link it has the picture's size
