@@ -102,21 +102,6 @@ def test_control_an_adapter_that_looks_and_then_writes(
         test_two_adapters_with_one_id(new_world)
 
 
-def test_control_a_sweep_that_looks_and_then_removes(
-    new_world: Callable[[], World], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def look_then_remove(world: World) -> None:
-        for name in os.listdir(world.folders.tmp):
-            record = Record.find(f"{world.folders.tmp}/{name}")
-            if record is not None and reservations.find(world.folders, record.id) is None:
-                os.unlink(f"{world.folders.tmp}/{name}")
-
-    monkeypatch.setattr(World, "sweep", look_then_remove)
-    with pytest.raises(AssertionError, match="jobs expected|left|keys|==") as caught:
-        interleave(new_world, prepare_a_stopped_adapter, World.sweep, publish_slowly, check_one_promise)
-    assert "froze" in str(caught.value.__notes__)
-
-
 def test_two_adapters_with_the_same_job(new_world: Callable[[], World]) -> None:
     def check(world: World, actor: Actor) -> None:
         assert {actor.result, world.notes["answer"]} == {"new", "replay"}
