@@ -1,5 +1,6 @@
 """Documents on disk: JSON objects that carry `schema`. A newer program reads older ones; an older one leaves newer ones alone."""
 
+import errno
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -8,6 +9,8 @@ from handoff.durable import read_file
 from handoff.failures import EdgeError, Permanent
 
 _LIMIT = 64 << 20  # bytes; our own files, so this only bounds the harm of a stranger's
+OWN_FAULTS = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO})
+"""Errors of `open` that are the file's own: it is closed to us, a link, or a socket. Any other is the installation's trouble."""
 
 
 class UnreadableDocument(EdgeError):  # noqa: N818
@@ -43,16 +46,20 @@ class Document(BaseModel):
 
     @classmethod
     def read(cls, path: str) -> Self:
-        """Raises UnreadableDocument, and FileNotFoundError where there is none."""
+        """Raises UnreadableDocument, FileNotFoundError where there is none, and OSError for the disk's troubles."""
         try:
             data = read_file(path, _LIMIT)
         except Permanent as error:
             raise UnreadableDocument(str(error)) from None
+        except OSError as error:
+            if error.errno in OWN_FAULTS:
+                raise UnreadableDocument(f"{path} cannot be read: {error.strerror}") from None
+            raise
         return cls.from_bytes(data, path)
 
     @classmethod
     def find(cls, path: str) -> Self | None:
-        """The document, or None where there is none. Raises UnreadableDocument."""
+        """The document, or None where there is none. Raises UnreadableDocument, OSError."""
         try:
             return cls.read(path)
         except (FileNotFoundError, NotADirectoryError):

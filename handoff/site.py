@@ -10,7 +10,6 @@ from contextlib import suppress
 from threading import Lock
 
 from handoff import durable
-from handoff.failures import EdgeError
 from handoff.folders import Folders
 from handoff.stores.contract import Store
 
@@ -18,7 +17,7 @@ MARKER = "_site.json"
 _LIMIT = 4096  # bytes
 
 
-class ForeignSite(EdgeError):  # noqa: N818
+class ForeignSite(Exception):  # noqa: N818
     """The prefix is another installation's; the text names the remedy."""
 
 

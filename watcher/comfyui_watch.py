@@ -16,6 +16,7 @@ from watcher.prompts import Queue
 
 DEAD_WORKER_S = 5.0  # something waits and nothing runs for this long: ComfyUI's worker thread has died
 LOOK_S = 1.0
+STEADY_S = 10.0  # up for so long: it was not up only to fail again
 RESTART_S = 120.0  # between two restarts
 
 State = Literal["unknown", "up", "down", "dead worker"]
@@ -34,6 +35,7 @@ class ComfyUIWatch:
         self._log = log.get()
         self._checking = False
         self._failures = 0
+        self._up_at = -STEADY_S
         self._idle_since: float | None = None
         self._looking = False
         self._restarted_at = -RESTART_S
@@ -52,11 +54,24 @@ class ComfyUIWatch:
         self._loop.spawn("comfyui", self.read, self._found, self._missed)
 
     def report_down(self, error: EdgeError) -> None:
-        """A call just failed as if it were away."""
-        if self.state != "down":
-            self.state = "down"
-            self._log.warning("comfyui_down", url=self._comfyui.url, error=str(error))
-        self.check()
+        """A call just failed as if it were away. One that is up again and again only to fail is checked less and less."""
+        self._idle_since = None
+        if self.state == "down":
+            return
+        self.state = "down"
+        self._log.warning("comfyui_down", url=self._comfyui.url, error=str(error))
+        if time.monotonic() - self._up_at >= STEADY_S:
+            self._failures = 0
+            self.check()
+        else:
+            self._failures += 1
+            self._loop.after(min(5.0, backoff(self._failures)), self.check)
+
+    def renew(self, found: Capabilities) -> None:
+        """What was just read: models and nodes come and go while ComfyUI runs."""
+        known, self.capabilities = self.capabilities, found
+        if known is None or (known.classes, known.models) != (found.classes, found.models):
+            self._on_up(found)
 
     def read(self) -> Capabilities:
         """Raises Unavailable, Transient."""
@@ -64,9 +79,10 @@ class ComfyUIWatch:
 
     def _found(self, found: Capabilities) -> None:
         self._checking = False
-        self._failures = 0
+        self._idle_since = None
         was, self.state, self.capabilities = self.state, "up", found
         if was != "up":
+            self._up_at = time.monotonic()
             self._log.info(
                 "comfyui_up",
                 url=self._comfyui.url,
@@ -78,6 +94,7 @@ class ComfyUIWatch:
 
     def _missed(self, error: BaseException) -> None:
         self._checking = False
+        self._idle_since = None
         if not isinstance(error, EdgeError):
             self._log.error("comfyui_check_failed", error=repr(error))
         if self.state != "down":
@@ -135,8 +152,11 @@ class ComfyUIWatch:
 
     def _restart(self) -> None:
         assert self._restart_command is not None
-        self._log.warning("comfyui_restart", command=self._restart_command)
+        words = shlex.split(self._restart_command)
+        self._log.warning("comfyui_restart", command=words[0])  # the rest may hold a secret
         try:
-            subprocess.run(shlex.split(self._restart_command), check=True, timeout=60, stdin=subprocess.DEVNULL)
-        except (OSError, subprocess.SubprocessError) as error:
-            raise Unavailable(f"HANDOFF_COMFYUI_RESTART did not work: {error}") from error
+            subprocess.run(words, check=True, timeout=60, stdin=subprocess.DEVNULL)
+        except subprocess.CalledProcessError as error:
+            raise Unavailable(f"HANDOFF_COMFYUI_RESTART ({words[0]}) ended with status {error.returncode}") from None
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise Unavailable(f"HANDOFF_COMFYUI_RESTART ({words[0]}) did not work: {type(error).__name__}") from None

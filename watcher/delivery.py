@@ -95,7 +95,7 @@ class Delivery:
         for output in document.outputs:
             path = Path(self.folders.job(record.id), output.name)
             if not path.is_file():
-                raise Failure(Reason.OUTPUT_MISSING, file=str(path))
+                raise Failure(Reason.OUTPUT_MISSING, file=output.name)
             try:
                 self.store.put_file(
                     _key(record, output.name),

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 from handoff import log, messages, state, timestamps
 from handoff.failures import DiskUnavailable, EdgeError, Failure, Reason
@@ -19,7 +19,7 @@ from handoff.spool.seat import Seat
 from handoff.state import Status
 from handoff.status import ComfyUIEntry, StatusDocument, seconds_between
 from watcher import decisions
-from watcher.capabilities import Capabilities, lacks
+from watcher.capabilities import Capabilities
 from watcher.comfyui import ComfyUI, NotArrived
 from watcher.comfyui_events import Event
 from watcher.comfyui_watch import ComfyUIWatch
@@ -38,7 +38,9 @@ LONG_S = 0.3  # a run shorter than this is not worth a status or an upload of it
 SILENT_S = 2.0  # a prompt waits at ComfyUI and none of ours runs: time to look whether it still executes
 UNSTARTED_S = 1.0  # between two look-ups of a prompt that waits at ComfyUI, while the websocket would tell of its start
 LISTEN_S = 1.0  # how long a first prompt waits for the websocket, which is but a hint
-STOP_S = 0.05  # after asking ComfyUI to stop a prompt
+STOP_S, MOST_STOP_S = 0.05, 2.0  # after asking ComfyUI to stop a prompt, before looking and asking again
+STUBBORN = 20  # requests to stop after which the log says so
+STRAY_S = (10.0, 60.0)  # after an unclear POST: when to look whether it was taken up after all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,22 +122,14 @@ class Execution:
     # sending
 
     def queue(self, live: Live) -> None:
-        """The job is claimed and planned: it is sent when there is room for it."""
+        """The job is claimed and planned: it is sent when there is room for it. One that was on its way goes first."""
         if live not in self._ready:
-            self._ready.append(live)
-        self.send_ready()
+            (self._ready.appendleft if live.resend else self._ready.append)(live)
 
     def send_ready(self) -> None:
-        while self._ready and not self._closed:
-            live = self._ready[0]
-            if live.cancelled:
-                self._ready.popleft()
-                self._handover.on_end(live, state.Event.CANCELLED, Failure(Reason.CANCELLED))
-            elif self._may_send(alone=live.alone):
-                self._ready.popleft()
-                self._send(live)
-            else:
-                return
+        """Sends what there is room for. Asked for at every turn of the loop, so that no way out of here can forget it."""
+        while self._ready and not self._closed and self._may_send(alone=self._ready[0].alone):
+            self._send(self._ready.popleft())
 
     def _may_send(self, *, alone: bool) -> bool:
         return (
@@ -151,7 +145,7 @@ class Execution:
         live.sent_at = live.published_at = time.monotonic()
         live.started_at = None
         live.executed = live.refused = live.timed_out = False
-        live.prompt, live.done_nodes = None, set()
+        live.prompt, live.done_nodes, live.stops = None, set(), 0
         # known to `hear` before the POST: a short job may be over before its answer is read
         self._enter(live, prompt_id(live.token, live.record.attempt + (0 if live.resend else 1)))
         record, document, resend = live.record, live.document, live.resend
@@ -187,13 +181,15 @@ class Execution:
                 live.refused = sent.outcome == "server_error"
                 live.quiet_at = now + QUIET_S
                 self._look_later(live)
+                for seconds in STRAY_S:
+                    self._loop.after(seconds, partial(self._clear_stray, live.prompt_id))
             case "not_arrived":
                 self.leave(live)
                 live.phase, live.resend = Phase.READY, True
                 assert sent.trouble is not None
                 if isinstance(sent.trouble, NotArrived):
-                    self._ready.appendleft(live)
                     self._watch.report_down(sent.trouble)
+                    self._tasks.advance(live)
                 else:
                     self._tasks.fail(live, sent.trouble)
             case "refused":
@@ -209,22 +205,34 @@ class Execution:
 
     def _pass_on(self, live: Live, lacking: Lacking) -> None:
         """Another watcher's ComfyUI may have what ours lacks; or somebody may have just installed it here."""
-        able, others = self._peers.find_able(lacking.plan.graph)
-        if able and live.record.attempt == 0:
-            self._log.info("passed_on", id=live.id, lacks=lacking.what, able=able)
-            self._handover.on_pass(live)
-            return
 
-        def check(live: Live, found: Capabilities) -> None:
-            self._watch.capabilities = found
-            if lacks(lacking.plan.graph, found):
-                mine = f"{self._seat.server} lacks {', '.join(lacking.what)}"
-                failure = Failure(Reason.WORKFLOW_UNAVAILABLE, lacks="; ".join([mine, *others]))
-                self._handover.on_end(live, state.Event.FAILED, failure)
+        def found(live: Live, peers: tuple[list[str], list[str]]) -> None:
+            able, others = peers
+            if able and live.record.attempt == 0:
+                self._log.info("passed_on", id=live.id, lacks=str(lacking.failure), able=able)
+                self._handover.on_pass(live)
             else:
-                self.queue(live)
+                self._tasks.run(live, "comfyui", self._watch.read, partial(self._settle_again, others=others))
 
-        self._tasks.run(live, "comfyui", self._watch.read, check)
+        self._tasks.run(live, "files", lambda: self._peers.find_able(lacking.plan.graph), found)
+
+    def _settle_again(self, live: Live, capabilities: Capabilities, *, others: list[str]) -> None:
+        self._watch.renew(capabilities)
+        try:
+            self._submission.settle(live.record, capabilities)
+        except Lacking as lacking:
+            failure = lacking.failure
+            if failure.reason is Reason.WORKFLOW_UNAVAILABLE:
+                mine = f"{self._seat.server} lacks {failure.details['lacks']}"
+                failure = Failure(Reason.WORKFLOW_UNAVAILABLE, lacks="; ".join([mine, *others]))
+            self._handover.on_end(live, state.Event.FAILED, failure)
+        else:
+            self._tasks.advance(live)
+
+    def _clear_stray(self, prompt: str) -> None:
+        """The POST of an attempt that was given up may have been taken up late: one of the two may not run."""
+        if prompt not in self._by_prompt and self._watch.usable:
+            self._tasks.aside("comfyui", lambda: self._comfyui.cancel(prompt))
 
     def resume(self, live: Live, published: StatusDocument | None) -> None:
         """After a restart or a takeover: ComfyUI may have it, may be taking it up just now, or may have lost it."""
@@ -234,7 +242,10 @@ class Execution:
         live.phase, live.quiet_at = Phase.SENT, live.sent_at + QUIET_S
         if published is not None and published.status is Status.RUNNING and published.attempt == record.attempt:
             live.document = published
-            live.executed = published.started_at is not None
+            if published.started_at is not None:
+                live.executed = True
+                ran = timestamps.now() - timestamps.from_text(published.started_at)
+                live.started_at = live.sent_at - max(0.0, ran.total_seconds())  # run_timeout_s goes on
         else:
             sent = ComfyUIEntry(prompt_id=record.prompt_id)
             live.document = live.document.evolve(attempt=record.attempt, comfyui=sent)
@@ -263,14 +274,13 @@ class Execution:
         """ComfyUI was found up. Prompts that are sent before the websocket is open bring no progress: wait for it a moment."""
         if not self._listening:
             self._listen_by = time.monotonic() + LISTEN_S
-            self._loop.after(LISTEN_S, self.send_ready)
+            self._loop.after(LISTEN_S, lambda: None)  # a turn of the loop
         self.look_at_all()
 
     def look_at_all(self) -> None:
         """ComfyUI is there, perhaps again."""
         for live in list(self._inside.values()):
             self._tasks.advance(live)
-        self.send_ready()
 
     def _note_start(self, live: Live) -> None:
         live.executed = True
@@ -315,9 +325,12 @@ class Execution:
             self._handover.on_long(live)
 
     def _look_later(self, live: Live) -> None:
+        """The one timer of an attempt; a later call replaces an earlier one."""
         now = time.monotonic()
         delay = decisions.poll_delay(now - (live.started_at or live.sent_at))
-        if self._listening and live.started_at is None:
+        if live.stops:
+            delay = min(MOST_STOP_S, STOP_S * 2**live.stops)
+        elif self._listening and live.started_at is None:
             delay = max(delay, UNSTARTED_S)
         due = live.due = now + delay
         self._loop.after(delay, lambda: self._tasks.advance(live) if live.due == due else None)
@@ -340,7 +353,7 @@ class Execution:
         why = failure_of(prompt, plan.graph) if prompt is not None and prompt.state is PromptState.FAILED else None
         circumstances = decisions.Circumstances(
             cancelled=live.cancelled,
-            timed_out=live.timed_out,
+            timed_out=live.timed_out and (prompt is not None or live.stops > 0),  # else it was lost, not stopped
             executed=live.executed,
             quiet=now >= live.quiet_at,
             refused=live.refused,
@@ -358,15 +371,15 @@ class Execution:
                 self.leave(live)
                 self._learn_duration(live, prompt)
                 self._handover.on_generated(live)
-                self.send_ready()
             case decisions.Again() as again:
                 self._try_again(live, again)
             case decisions.End(event=event, failure=failure):
                 self._handover.on_end(live, event, failure)
-                self.send_ready()
 
     def _stop_asked(self, live: Live, _: bool) -> None:
-        self._tasks.later(live, STOP_S)
+        live.stops += 1
+        if live.stops == STUBBORN:
+            self._log.warning("comfyui_does_not_stop", id=live.id, hint="a node that never checks runs to its end")
         self._look_later(live)
 
     def _suspect(self, live: Live) -> None:
@@ -392,24 +405,21 @@ class Execution:
         document, old_prompt = live.document, live.prompt_id
 
         def prepare() -> None:
-            self._journal.publish_status(document, live.token, durable_write=False)
             try:
                 self._comfyui.cancel(old_prompt)  # should its POST still be taken up: one of the two may not run
                 if again.free_memory:
                     self._comfyui.free()
             except EdgeError as error:  # it is away, and with it what it had
                 self._log.info("not_prepared", id=live.id, error=str(error))
+            self._journal.publish_status(document, live.token, durable_write=False)
 
-        def prepared(live: Live, _: Any) -> None:
-            self.queue(live)
-
-        self._tasks.run(live, "comfyui", prepare, prepared)
+        self._tasks.run(live, "comfyui", prepare, lambda live, _: self._tasks.advance(live))
 
     def _learn_duration(self, live: Live, prompt: Prompt) -> None:
         """A sliding average, so that a few short jobs may be inside together and ComfyUI does not run dry."""
         if prompt.started_ms is None or prompt.ended_ms is None:
             return
-        kind, seconds = _kind_of(live.record), (prompt.ended_ms - prompt.started_ms) / 1000
+        kind, seconds = _kind_of(live.record), max(0, prompt.ended_ms - prompt.started_ms) / 1000
         if len(self._durations) >= 1000:
             self._durations.clear()
         known = self._durations.get(kind, seconds)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import Literal
 
 from handoff.spool.record import Record
 from handoff.status import StatusDocument
@@ -43,11 +44,14 @@ class Live:
     quiet_at: float = 0.0
     """Monotonic: from when on a 404 means that ComfyUI never got it."""
     due: float | None = None
+    stops: int = 0
+    """How often ComfyUI was asked to stop this attempt."""
     published_at: float = 0.0
     trouble: int = 0
     prompt: Prompt | None = None
     done_nodes: set[str] = field(default_factory=set)
-    job_document_put: bool = False
+    job_document: Literal["no", "under way", "put"] = "no"
+    """How far `job.json` has got on its way into the bucket."""
 
     @property
     def id(self) -> str:

@@ -23,12 +23,19 @@ class Outbox:
 
     def report_failure(self, token: str, error: EdgeError, now: float) -> float:
         """Returns in how many seconds to try again. `trouble` says what is wrong."""
-        if self._trying in (None, token):
+        if self.trouble is None or self._trying == token:  # of uploads that fail together one counts
             self._failures += 1
             self._try_at = now + backoff(self._failures)
             self._trying = None
         self.trouble = str(error)
         return max(0.1, self._try_at - now)
+
+    def give_way(self, token: str) -> bool:
+        """The job whose turn it was has trouble of its own. True: somebody else may find out now."""
+        if self._trying != token:
+            return False
+        self._trying = None
+        return True
 
     def report_success(self) -> bool:
         """True when the bucket was away until now."""

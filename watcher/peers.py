@@ -6,7 +6,6 @@ from typing import Any
 from handoff import durable
 from handoff.failures import EdgeError
 from handoff.folders import Folders
-from handoff.spool import lease
 from handoff.spool.seat import Seat, other_watchers
 from watcher.capabilities import Capabilities, lacks
 from watcher.graph import Graph
@@ -27,12 +26,13 @@ class Peers:
             durable.publish(json.dumps(document).encode(), scratch, f"{self._seat.path}/server.json", durable=False)
 
     def find_able(self, graph: Graph) -> tuple[list[str], list[str]]:
-        """The servers of other live watchers that can run this graph; and for the rest, what each lacks."""
+        """The servers of other watchers that can run this graph; and for the rest, what each lacks.
+
+        One that died counts until its jobs are taken over; whatever was left to it is then looked at again.
+        """
         able, lacking = [], []
         for wid in other_watchers(self._folders, self._seat.wid):
             folder = self._folders.watcher(wid)
-            if lease.is_released(f"{folder}/lease"):
-                continue
             try:
                 document: Any = json.loads(durable.read_file(f"{folder}/server.json", _LIMIT))
                 theirs = Capabilities.from_json(document)

@@ -216,6 +216,10 @@ def _read_error(said: Mapping[str, Any] | None) -> RunError | None:
         return RunError()
 
 
+_LATEST_MS = 10**14  # the year 5138; beyond what dates can hold, a number is no time
+
+
 def _timestamp(said: Mapping[str, Any] | None) -> int | None:
     value = None if said is None else said.get("timestamp")
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    plausible = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _LATEST_MS
+    return value if plausible else None

@@ -6,9 +6,10 @@ is away one job at a time finds out whether it is back; the others wait here and
 
 import time
 from collections.abc import Callable
+from typing import Literal
 
 from handoff import log, state, timestamps
-from handoff.failures import EdgeError, Failure
+from handoff.failures import EdgeError, Failure, Reason
 from handoff.messages import Language
 from handoff.status import StatusDocument, describe_failure
 from watcher.courier import Courier
@@ -47,33 +48,39 @@ class Publication:
     def collect(self, live: Live) -> None:
         prompt, record, document = live.prompt, live.record, live.document
         assert prompt is not None
-        self._tasks.run(live, "comfyui", lambda: self._delivery.collect(record, prompt, document), self._collected)
+        self._tasks.run(live, "verify", lambda: self._delivery.collect(record, prompt, document), self._collected)
 
     def _collected(self, live: Live, document: StatusDocument) -> None:
-        live.document, live.phase = document, Phase.MIRROR
+        live.document, live.phase, live.prompt = document, Phase.MIRROR, None
         self._courier.tell(document)
         self.mirror(live)
 
     def put_job_document(self, live: Live) -> None:
-        """`job.json` while ComfyUI draws, if it draws long; else, or if it does not work now, `mirror` does it."""
-        if self._outbox.trouble is not None:
+        """`job.json` while ComfyUI draws, if it draws long; else, or if it does not work now, `mirror` does it.
+
+        Beside the job's own tasks: a slow upload may not keep ComfyUI's next step from being noticed.
+        """
+        if self._outbox.trouble is not None or live.job_document != "no":
             return
+        live.job_document = "under way"
 
-        def done(live: Live, _: None) -> None:
-            live.job_document_put = True
-
-        def failed(live: Live, error: BaseException) -> None:
-            if not isinstance(error, EdgeError):
-                self._tasks.fail(live, error)
+        def done(state: Literal["no", "put"]) -> None:
+            live.job_document = state
+            if live.phase in (Phase.MIRROR, Phase.CONCLUDE):  # it waited for this
+                self._tasks.advance(live)
 
         record = live.record
-        self._tasks.run(live, "bucket", lambda: self._delivery.put_job_document(record), done, failed)
+        self._tasks.aside(
+            "bucket", lambda: self._delivery.put_job_document(record), lambda _: done("put"), lambda: done("no")
+        )
 
     def mirror(self, live: Live) -> None:
+        if live.job_document == "under way":
+            return
         if not self._outbox.may_try(live.token, time.monotonic()):
             self._held_back[live.token] = live
             return
-        record, document, put = live.record, live.document, live.job_document_put
+        record, document, put = live.record, live.document, live.job_document == "put"
         self._tasks.run(
             live,
             "bucket",
@@ -83,7 +90,7 @@ class Publication:
         )
 
     def _mirrored(self, live: Live, _: None) -> None:
-        live.job_document_put = True
+        live.job_document = "put"
         self._held_back.pop(live.token, None)
         self.end(live, state.Event.MIRRORED, None)
         self._bucket_works()
@@ -91,7 +98,7 @@ class Publication:
     def _not_mirrored(self, live: Live, error: BaseException) -> None:
         self._held_back.pop(live.token, None)
         self._tasks.fail(live, error)
-        if isinstance(error, Failure):  # of the job: the bucket answered
+        if isinstance(error, Failure) and error.reason is Reason.OUTPUT_REFUSED:  # it answered
             self._bucket_works()
 
     def end(self, live: Live, event: state.Event, failure: Failure | None) -> None:
@@ -103,27 +110,26 @@ class Publication:
 
     def conclude(self, live: Live) -> None:
         """The decision does not wait for the bucket; filing the record does."""
-        record, document, put, decided = live.record, live.document, live.job_document_put, live.decided
-
-        def decide() -> None:
-            self._delivery.decide(record, document)
-
-        def decide_and_conclude() -> None:
-            if not decided:
-                decide()
-                live.decided = True  # a second decision must never be made, whatever the bucket does now
-            self._delivery.conclude(record, document, job_document_put=put)
-
-        if self._outbox.may_try(live.token, time.monotonic()):
-            self._tasks.run(live, "bucket", decide_and_conclude, self._concluded)
-        elif not decided:
-            self._tasks.run(live, "files", decide, self._decided)
+        record, document, put = live.record, live.document, live.job_document == "put"
+        # a success was just mirrored: one task for both saves a step where it is waited for
+        if not live.decided and not document.ok:
+            self._tasks.run(live, "files", lambda: self._delivery.decide(record, document), self._decided)
+        elif live.job_document == "under way":
+            return
+        elif self._outbox.may_try(live.token, time.monotonic()):
+            self._tasks.run(live, "bucket", lambda: self._decide_and_conclude(live, put=put), self._concluded)
         else:
             self._held_back[live.token] = live
 
     def _decided(self, live: Live, _: None) -> None:
         live.decided = True
-        self.conclude(live)
+        self._tasks.advance(live)
+
+    def _decide_and_conclude(self, live: Live, *, put: bool) -> None:
+        if not live.decided:
+            self._delivery.decide(live.record, live.document)
+            live.decided = True  # a second decision must never be made, whatever the bucket does now
+        self._delivery.conclude(live.record, live.document, job_document_put=put)
 
     def _concluded(self, live: Live, _: None) -> None:
         self._courier.tell(live.document)
@@ -137,6 +143,11 @@ class Publication:
         if self._outbox.trouble is None:
             self._log.warning("bucket_away", error=str(error), hint="ComfyUI goes on drawing; results wait")
         self._tasks.later(live, self._outbox.report_failure(live.token, error, time.monotonic()))
+
+    def give_way(self, live: Live) -> None:
+        """The job has trouble of its own: another one finds out whether the bucket is back."""
+        if self._outbox.give_way(live.token) and self._held_back:
+            self._tasks.advance(self._held_back.pop(next(iter(self._held_back))))
 
     def _bucket_works(self) -> None:
         if self._outbox.report_success():

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from handoff import messages, state, timestamps
-from handoff.failures import EdgeError, Failure, Unavailable
+from handoff.failures import EdgeError, Failure, Reason, Unavailable
 from handoff.spool.journal import Journal
 from handoff.spool.record import Plan, Record
 from handoff.spool.seat import Fenced, Seat
@@ -17,12 +17,12 @@ from watcher.planning import settle_models
 
 
 class Lacking(Exception):  # noqa: N818
-    """Our ComfyUI cannot run the job; nothing was journalled or sent."""
+    """Our ComfyUI cannot run the job as far as is known of it; nothing was journalled or sent."""
 
-    def __init__(self, plan: Plan, what: list[str]) -> None:
-        super().__init__(what)
+    def __init__(self, plan: Plan, failure: Failure) -> None:
+        super().__init__(failure)
         self.plan = plan
-        self.what = what
+        self.failure = failure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Submission:
     def send(self, record: Record, document: StatusDocument, capabilities: Capabilities, *, resend: bool) -> Sent:
         """Raises Failure, Lacking, Fenced, Unavailable (the disk; nothing was sent)."""
         if not resend:
-            plan = self._settle(record, capabilities)
+            plan = self.settle(record, capabilities)
             record = record.next_attempt(server=self.seat.server, at=timestamps.to_text(timestamps.now()), plan=plan)
             self.journal.write(record)
         # from here on the record is on disk: whatever happens, its attempt stays known to the caller
@@ -95,13 +95,20 @@ class Submission:
             return Sent(record=record, document=document, outcome=outcome, trouble=error)
         except Failure as failure:
             return Sent(record=record, document=document, outcome="refused", failure=failure)
+        except Unavailable as error:  # it took the prompt under another id, and so would it the next
+            wrong = Failure(Reason.COMFYUI_ERROR, problem=str(error))
+            return Sent(record=record, document=document, outcome="refused", failure=wrong)
         return Sent(record=record, document=document.follow(state.Event.SUBMITTED), outcome="accepted")
 
-    def _settle(self, record: Record, capabilities: Capabilities) -> Plan:
+    def settle(self, record: Record, capabilities: Capabilities) -> Plan:
+        """The plan with its models chosen. Raises Lacking."""
         assert record.job is not None
-        plan = settle_models(record.job, capabilities, self.language)
+        try:
+            plan = settle_models(record.job, capabilities, self.language)
+        except Failure as failure:
+            raise Lacking(record.job, failure) from None
         if missing := lacks(plan.graph, capabilities):
-            raise Lacking(plan, missing)
+            raise Lacking(plan, Failure(Reason.WORKFLOW_UNAVAILABLE, lacks=", ".join(missing)))
         return plan
 
     def _describe(

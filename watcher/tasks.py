@@ -53,12 +53,19 @@ class Tasks:
         """Goes on with the job after a while."""
         self._loop.after(seconds, partial(self.advance, live))
 
-    def aside(self, pool: str, work: Callable[[], Result], done: Callable[[Result], None] = lambda _: None) -> None:
+    def aside(
+        self,
+        pool: str,
+        work: Callable[[], Result],
+        done: Callable[[Result], None] = lambda _: None,
+        failed: Callable[[], None] = lambda: None,
+    ) -> None:
         """Something of no job, or a courtesy: what goes wrong is named in the log, and nothing else comes of it."""
 
-        def failed(error: BaseException) -> None:
+        def fail(error: BaseException) -> None:
             if isinstance(error, FATAL):
                 raise error
             self._log.warning("aside_failed", error=str(error) or repr(error))
+            failed()
 
-        self._loop.spawn(pool, work, done, failed)
+        self._loop.spawn(pool, work, done, fail)

@@ -38,7 +38,7 @@ def watch(settings: WatcherSettings) -> None:
             break
         if seat is None:
             failures += 1
-            time.sleep(backoff(failures))
+            signals.sleep(backoff(failures))
             continue
         _announce(settings, seat, store)
         worker = signals.worker = Worker(settings, store, seat)
@@ -52,10 +52,14 @@ def watch(settings: WatcherSettings) -> None:
             worker.abandon()
         except (SecondWatcher, ForeignSite):
             raise
+        except EdgeError as error:
+            failures += 1
+            _log().error("starting_anew", error=str(error))
+            signals.sleep(backoff(failures))
         except Exception:  # noqa: BLE001 - a mistake of this program may cost a moment, never a job: all that is known is on disk
             failures += 1
             _log().exception("bug", hint="starting anew; please report this")
-            time.sleep(backoff(failures))
+            signals.sleep(backoff(failures))
         finally:
             seat.leave()
     _log().info("stopped")
@@ -110,6 +114,12 @@ class _Signals:
         self.worker: Worker | None = None
         signal.signal(signal.SIGTERM, self._take)
         signal.signal(signal.SIGINT, self._take)
+
+    def sleep(self, seconds: float) -> None:
+        """Until the first signal at most. In steps: waiting for the event itself could meet the handler at its lock."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not self.received.is_set():
+            time.sleep(0.1)
 
     def _take(self, number: int, _frame: FrameType | None) -> None:
         if self.received.is_set():

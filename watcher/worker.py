@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from handoff import documents, log, state, timestamps
-from handoff.failures import DiskUnavailable, EdgeError, Failure, NotPermitted, Reason, Unavailable
+from handoff.failures import DiskUnavailable, EdgeError, Failure, NotPermitted, Permanent, Reason
 from handoff.job import parse_job, prompt_id
+from handoff.masking import mask_urls
 from handoff.settings import WatcherSettings
 from handoff.site import Site
 from handoff.spool import lease, publisher, takeover
@@ -35,7 +36,7 @@ from handoff.stores.contract import Store
 from watcher import decisions
 from watcher.cancellation import Cancellation
 from watcher.capabilities import Capabilities, lacks
-from watcher.comfyui import ComfyUI
+from watcher.comfyui import ComfyUI, NotArrived
 from watcher.comfyui_events import ComfyUIEvents
 from watcher.comfyui_watch import ComfyUIWatch
 from watcher.courier import Courier
@@ -44,7 +45,7 @@ from watcher.delivery import Delivery
 from watcher.disk import Disk
 from watcher.execution import Execution, Handover
 from watcher.live import Jobs, Live, Phase
-from watcher.loop import Loop
+from watcher.loop import Loop, Timer
 from watcher.peers import Peers
 from watcher.pictures import NotYet, Pictures
 from watcher.planning import Planner
@@ -57,6 +58,9 @@ from workflows.catalogue import Catalogue
 from workflows.template import Template
 
 SWEEP_S = 30.0
+LOOK_AGAIN = 5  # passed-on jobs that are looked at again at each sweep
+PLANNED_AT_ONCE = 4  # adapters' jobs whose pictures are fetched at the same time
+PARKED = 50  # adapters' jobs that may be claimed and wait for a picture
 PICTURE_S = 0.5  # until an adapter's job that waits for a picture is planned again
 AGAIN_S = 1.0
 BUGS = 5  # unexpected errors of this program on one job before it is given up
@@ -71,13 +75,17 @@ class Worker:
         self._seat = seat
         self._log = log.get()
         # one sender: ComfyUI works in the order in which the prompts arrive
-        self._loop = Loop(intake=1, fetch=4, files=2, send=1, comfyui=4, bucket=4)
+        self._loop = Loop(intake=1, fetch=4, files=2, send=1, comfyui=4, verify=2, bucket=4)
         self._tasks = Tasks(self._loop, self._advance, self._failed)
         self._jobs = Jobs()
         self._planning: set[str] = set()
+        """Tokens of adapters' jobs whose template is being filled or whose pictures are being fetched."""
+        self._parked: set[str] = set()
+        """Tokens of adapters' jobs that wait for a picture. A flood of them may not be claimed whole."""
+        self._deadlines: dict[str, Timer] = {}
         self._waiting = Waiting()
-        self._skipped: set[str] = set()
-        """Tokens of waiting jobs that another watcher's ComfyUI can run and ours cannot."""
+        self._skipped: dict[str, None] = {}
+        """Tokens of waiting jobs that another watcher's ComfyUI can run and ours cannot, the oldest first."""
         self._fresh: Record | None = None
         """The job that this watcher took in last: when its turn comes at once, it is not read again."""
         self._swept_at: float | None = None
@@ -175,6 +183,7 @@ class Worker:
             self._start()
             while not self._is_over():
                 self._loop.turn()
+                self._execution.send_ready()
                 self._claim_more()
         finally:
             by = self._stop_by or time.monotonic()
@@ -237,11 +246,11 @@ class Worker:
             self._seat.beat(self._health())
         except OSError as error:
             self._log.warning("beat_failed", error=str(error))
-        if self._stop_by is None and self._take_over_the_dead():
-            self._resume_all()
-            self._reception.resume_claims()
+        if self._stop_by is None:
+            self._look_after_the_dead()
         if self._swept_at is None or time.monotonic() - self._swept_at > SWEEP_S:
-            self._skipped.clear()  # who could run them may be gone, or ours may have learnt to
+            for token in list(self._skipped)[:LOOK_AGAIN]:  # who could run them may be gone, or ours may have learnt to
+                del self._skipped[token]
             self._tasks.aside("files", partial(self._sweep, thoroughly=self._swept_at is None))
             self._swept_at = time.monotonic()
         self._loop.after(lease.BEAT_S, self._beat)
@@ -264,18 +273,20 @@ class Worker:
         self._journal.clear_work()
 
     def _comfyui_is_up(self, capabilities: Capabilities) -> None:
-        workflows = [
-            entry.name
-            for entry in self._catalogue.list()
-            if isinstance(entry, Template) and not lacks(entry.graph, capabilities)
-        ]
+        def tell() -> None:
+            workflows = [
+                entry.name
+                for entry in self._catalogue.list()
+                if isinstance(entry, Template) and not lacks(entry.graph, capabilities)
+            ]
+            self._peers.publish(capabilities, workflows)
+
         self._skipped.clear()
-        self._tasks.aside("files", lambda: self._peers.publish(capabilities, workflows))
+        self._tasks.aside("files", tell)
         self._execution.start()
 
     def _disk_recovered(self) -> None:
         self._reception.scan()
-        self._execution.send_ready()
 
     # one job
 
@@ -285,6 +296,9 @@ class Worker:
             return
         if live.busy:
             live.wanted = True
+            return
+        if live.cancelled and live.phase in (Phase.PLAN, Phase.READY):
+            self._end(live, state.Event.CANCELLED, Failure(Reason.CANCELLED))
             return
         if self._stop_by is not None and live.phase in (Phase.PLAN, Phase.READY, Phase.SENT):
             return
@@ -310,35 +324,42 @@ class Worker:
         if isinstance(error, FATAL) or not isinstance(error, Exception):
             raise error
         live.trouble += 1
-        delay = decisions.backoff(live.trouble)
+        leaving = live.phase in (Phase.MIRROR, Phase.CONCLUDE)
         match error:
             case DiskUnavailable():
                 self._disk.report(error)
-            case NotPermitted():
-                self._log.error("not_permitted", id=live.id, error=str(error))
-            case EdgeError() if live.phase in (Phase.MIRROR, Phase.CONCLUDE):
+            case NotPermitted() | Permanent():
+                self._log.error("stuck", id=live.id, phase=live.phase.name, error=str(error))
+            case EdgeError() if leaving:
                 self._publication.report_failure(live, error)
                 return
-            case Unavailable() if live.phase is not Phase.PLAN:
+            case NotArrived():
                 self._comfyui_watch.report_down(error)  # when it is back, the execution goes on with the job, too
             case EdgeError():
-                pass
+                self._log.warning("again_later", id=live.id, phase=live.phase.name, error=str(error))
             case _:
                 self._log.error("bug", id=live.id, phase=live.phase.name, exc_info=error)
                 if live.trouble >= BUGS and live.phase is not Phase.CONCLUDE:
-                    self._end(live, state.Event.FAILED, Failure(Reason.INTERNAL_ERROR, problem=repr(error)[:200]))
+                    problem = mask_urls(repr(error))[:200]
+                    self._end(live, state.Event.FAILED, Failure(Reason.INTERNAL_ERROR, problem=problem))
                     return
-        self._tasks.later(live, delay)
+        self._tasks.later(live, decisions.backoff(live.trouble))
+        if leaving:
+            self._publication.give_way(live)
 
     def _end(self, live: Live, event: state.Event, failure: Failure) -> None:
         self._planning.discard(live.token)
+        self._parked.discard(live.token)
         self._execution.leave(live)
         self._publication.end(live, event, failure)
 
     def _forget(self, live: Live) -> None:
         self._jobs.remove(live)
         self._planning.discard(live.token)
+        self._parked.discard(live.token)
         self._execution.leave(live)
+        if (timer := self._deadlines.pop(live.token, None)) is not None:
+            timer.cancel()
 
     # waiting jobs
 
@@ -359,14 +380,18 @@ class Worker:
         self._tasks.aside("files", lambda: read_deadlines(self._folders.inbox, names, self._courier.tell), found)
 
     def _watch_deadline(self, deadline: Deadline) -> None:
-        self._loop.after(max(0.0, deadline.left(timestamps.now())), partial(self._expire, deadline))
+        if deadline.token not in self._deadlines:
+            seconds = max(0.0, deadline.left(timestamps.now()))
+            self._deadlines[deadline.token] = self._loop.after(seconds, partial(self._expire, deadline))
 
     def _expire(self, deadline: Deadline) -> None:
+        """Ready or not: what ComfyUI does not have by now has waited too long. What it has goes on."""
+        self._deadlines.pop(deadline.token, None)
         live = self._jobs.get(deadline.token) or self._claim(deadline.token)
-        if live is None or live.phase not in (Phase.PLAN, Phase.READY) or live.record.attempt:
+        if live is None or live.phase not in (Phase.PLAN, Phase.READY):
             return
         if live.busy:  # being planned, or just being sent
-            self._loop.after(AGAIN_S, partial(self._expire, deadline))
+            self._deadlines[deadline.token] = self._loop.after(AGAIN_S, partial(self._expire, deadline))
             return
         self._end(live, state.Event.EXPIRED, Failure(Reason.QUEUE_TIMEOUT, seconds=deadline.timeout_s))
 
@@ -377,7 +402,8 @@ class Worker:
             and self._stop_by is None
             and not self._reception.paused
             and self._execution.has_room
-            and len(self._planning) < self._settings.window
+            and len(self._planning) < PLANNED_AT_ONCE
+            and len(self._parked) < PARKED
             and (found := self._waiting.next(self._skipped)) is not None
         ):
             live = self._claim(found[1])
@@ -395,33 +421,37 @@ class Worker:
         except documents.UnreadableDocument as error:
             self._log.error("unreadable_record", file=name, error=str(error), hint="left in the watcher's folder")
             return None
-        except Unavailable as error:
-            self._disk.report(error)
+        except EdgeError as error:
+            if isinstance(error, DiskUnavailable):
+                self._disk.report(error)
             self._waiting.add(name)
             return None
-        return None if record is None else self._adopt(record)
+        if record is None or record.token in self._jobs:
+            return None
+        return self._adopt(record)
 
     def _adopt(self, record: Record) -> Live:
         phase = Phase.PLAN if record.job is None else Phase.READY
         live = Live(record=record, document=describe_waiting(record), phase=phase, arrived_at=time.monotonic())
         live.cancelled = self._journal.is_cancelled(record.id)
         self._jobs.add(live)
+        if (deadline := Deadline.of(record)) is not None:
+            self._watch_deadline(deadline)
         return live
 
     def _release(self, live: Live) -> None:
         """Back into the inbox, for another watcher or another time."""
         self._forget(live)
-        self._journal.release(live.record)
+        try:
+            self._journal.release(live.record)
+        except EdgeError as error:  # it stays in this watcher's folder, for whoever comes next
+            self._log.warning("not_released", id=live.id, error=str(error))
 
     def _pass(self, live: Live) -> None:
-        self._skipped.add(live.token)
+        self._skipped[live.token] = None
         self._release(live)
 
     def _plan(self, live: Live) -> None:
-        if live.cancelled:
-            self._end(live, state.Event.CANCELLED, Failure(Reason.CANCELLED))
-            return
-
         def plan() -> Plan:
             job = parse_job(live.record.body, default_workflow=self._settings.default_workflow)
             return self._planner.plan(job, may_fetch=True)
@@ -431,15 +461,18 @@ class Worker:
 
     def _planned(self, live: Live, plan: Plan) -> None:
         self._planning.discard(live.token)
+        self._parked.discard(live.token)
         live.record = live.record.evolve(job=plan)
         live.document = describe_waiting(live.record)
         live.phase = Phase.READY
         self._advance(live)
 
     def _not_planned(self, live: Live, error: BaseException) -> None:
+        self._planning.discard(live.token)
         waited = time.monotonic() - live.arrived_at
         match error:
             case NotYet() if waited < self._settings.picture_wait_s:
+                self._parked.add(live.token)
                 self._tasks.later(live, PICTURE_S)
             case NotYet():
                 self._end(live, state.Event.REJECTED, error.failure(round(waited, 1)))
@@ -451,17 +484,26 @@ class Worker:
     # after a restart or a takeover
 
     def _take_over_the_dead(self) -> bool:
-        """Whether jobs came in. One that a full disk interrupted is finished first: nothing may be begun before it is."""
-        taken = False
+        """Whether jobs came in. One that trouble interrupted is finished first: nothing may be begun before it is."""
+        taken = takeover.finish_takeovers(self._seat)
+        for wid in self._death_watch.find_dead(time.monotonic()):
+            if takeover.take_over(self._seat, wid):
+                taken = True
+                self._log.warning("took_over", watcher=wid)
+        return taken
+
+    def _look_after_the_dead(self) -> None:
+        """At every beat; while a takeover cannot be finished, what came with it is not touched."""
         try:
-            takeover.finish_takeovers(self._seat)
-            for wid in self._death_watch.find_dead(time.monotonic()):
-                if takeover.take_over(self._seat, wid):
-                    taken = True
-                    self._log.warning("took_over", watcher=wid)
+            taken = self._take_over_the_dead()
         except DiskUnavailable as error:
             self._disk.report(error)
-        return taken
+        except NotPermitted as error:
+            self._log.error("not_taken_over", error=str(error))
+        else:
+            if taken:
+                self._resume_all()
+                self._reception.resume_claims()
 
     def _resume_all(self) -> None:
         for record in self._journal.records():

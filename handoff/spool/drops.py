@@ -5,6 +5,7 @@ reserved by a link, and its one rename into the inbox is what makes a job of it.
 kill; doing the same steps again then finishes it once.
 """
 
+import errno
 import json
 import os
 import secrets
@@ -14,7 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from handoff import durable, timestamps
+from handoff import durable, log, timestamps
+from handoff.documents import UnreadableDocument
 from handoff.failures import Failure, Permanent, Reason
 from handoff.job import derive_id, inbox_name, submission_token
 from handoff.messages import Language
@@ -25,6 +27,10 @@ from handoff.status import describe_failure
 
 NAME_LIMIT = 200  # bytes of a job file's name; longer ones are rejected, as the names made from it would not fit
 _FOLDER_LIMIT = 255  # bytes, the usual limit of a name in a folder
+_NUMBERED = range(
+    2, 10
+)  # a rejected name that is taken gets one of these numbers, and after the last its token's beginning
+_TOKEN_SHOWN = 8
 _REASON = ".reason.json"
 _REASON_LIMIT = 1 << 20
 _TIME = "%Y%m%dT%H%M%S%f"
@@ -102,26 +108,59 @@ class Drops:
         parts = [name.removeprefix("c-").partition("~") for name in names]
         return [Claim(stamp=stamp, name=name) for stamp, _, name in parts]
 
+    def publish_left(self) -> list[TakenIn]:
+        """Publishes jobs that were made of claims which are gone. None should be, but a file system may lose an order.
+
+        Raises Fenced, Unavailable; may be called again.
+        """
+        with self._seat.power(), durable.disk_errors(self._seat.path):
+            made = sorted(name for name in os.listdir(self._seat.path) if name.startswith("b-"))
+            if not made:
+                return []
+            # `b-` first, `c-` second, as in `take_in`
+            claimed = {f"b-{claim.token}" for claim in self.claims()}
+            left = [self._publish_left(f"{self._seat.path}/{name}") for name in made if name not in claimed]
+        return [job for job in left if job is not None]
+
+    def _publish_left(self, made: str) -> TakenIn | None:
+        with self._publishing:
+            try:
+                record = Record.find(made)
+                if record is None:  # published meanwhile
+                    return None
+                holder = reservations.find(self._folders, record.id)
+                if holder is None or holder.token == record.token:
+                    return self._publish(record, made)
+                problem = f"its id {record.id} is another job's"
+            except UnreadableDocument as error:
+                problem = str(error)
+        log.get().error(
+            "left_alone", file=os.path.basename(made), error=problem, hint="the drop it was made of is gone"
+        )
+        return None
+
     def take_in(self, claim: Claim, *, id: str | None, sha256: str, make: Callable[[str], Record]) -> TakenIn:
         """Makes one job of a claim. `make(id)` gives its record, resolved and with attempt 0; it may raise Failure.
 
         Raises Failure(ID_TAKEN), Fenced, Unavailable. May be called again after any of them, and after a kill.
         """
         made = f"{self._seat.path}/b-{claim.token}"
-        with self._seat.power():
+        with self._seat.power(), durable.disk_errors(self._seat.path):
             while True:
                 record, wanted = self._find_made(claim, id, sha256)
-                if isinstance(wanted, TakenIn):
-                    return wanted
-                if record is None:
+                if record is None and isinstance(wanted, str):
                     record = make(wanted)  # may take long: what was found before it is found again behind it
                 with self._publishing:
+                    # "it is out" is believed only here: outside, its id may be seen between the link and the rename
                     before, still_wanted = self._find_made(claim, id, sha256)
-                    if before is None and still_wanted != wanted:
-                        continue
+                    if isinstance(still_wanted, TakenIn):
+                        return still_wanted
                     if before is None:
+                        if record is None or still_wanted != wanted:
+                            continue
                         self._write_made(record, made)
-                    if taken := self._publish(before or record, made):
+                        before = record
+                    if taken := self._publish(before, made):
                         return taken
 
     def _find_made(self, claim: Claim, id: str | None, sha256: str) -> tuple[Record | None, str | TakenIn]:
@@ -187,10 +226,12 @@ class Drops:
         with self._seat.power(), durable.disk_errors(self._folders.rejected):
             scratch = f"{self._seat.path}/t-{claim.token}"
             durable.write_file(scratch, _describe(claim, failure, language))
-            for name in _free_names(_cut(claim.name, _FOLDER_LIMIT - len(_REASON) - 5)):
+            for name in _free_names(claim):
                 target = f"{self._folders.rejected}/{name}"
                 if self._reserve_name(scratch, target, claim):
                     break
+            else:
+                raise FileExistsError(errno.EEXIST, "its own name is taken", target)
             with suppress(FileNotFoundError):  # moved by an earlier try
                 os.rename(self.path(claim), target)
             os.unlink(scratch)
@@ -223,13 +264,11 @@ def _describe(claim: Claim, failure: Failure, language: Language) -> bytes:
     return json.dumps(reason, ensure_ascii=False, indent=2).encode() + b"\n"
 
 
-def _free_names(name: str) -> Iterable[str]:
-    yield name
+def _free_names(claim: Claim) -> list[str]:
+    """Few, since the same bad file may be dropped again every second; the last is nobody else's, and the same after a crash."""
+    name = _cut(claim.name, _FOLDER_LIMIT - len(_REASON) - len("-") - _TOKEN_SHOWN)
     stem, suffix = os.path.splitext(name)
-    number = 2
-    while True:
-        yield f"{stem}-{number}{suffix}"
-        number += 1
+    return [name, *(f"{stem}-{end}{suffix}" for end in (*_NUMBERED, claim.token[:_TOKEN_SHOWN]))]
 
 
 def _cut(name: str, limit: int) -> str:

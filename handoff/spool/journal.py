@@ -8,15 +8,15 @@ import shutil
 import time
 from contextlib import suppress
 
-from handoff import durable
+from handoff import durable, log
 from handoff.documents import UnreadableDocument
-from handoff.failures import NotPermitted
 from handoff.folders import FOLDER_MODE, work_folder
 from handoff.job import inbox_name
 from handoff.spool.record import Record
 from handoff.spool.seat import Seat
 from handoff.status import StatusDocument
 
+FEED_BYTES = 1 << 20  # about ten thousand changes
 WORK_KEPT_S = 24 * 3600.0  # what ComfyUI wrote for an attempt that nobody waits for any more
 
 
@@ -24,23 +24,34 @@ class Journal:
     def __init__(self, seat: Seat) -> None:
         self._seat = seat
         self._folders = seat.folders
+        self._left_marks: set[str] = set()
+        """Ids of finished jobs whose cancel mark cannot be removed: each is named once."""
 
     # waiting jobs
 
     def claim(self, name: str, token: str, *, known: Record | None = None) -> Record | None:
         """Takes a job out of the inbox. None: another watcher did. `known` is not read again, if it is this one.
 
-        Raises Fenced, Unavailable, UnreadableDocument.
+        Raises Fenced, Unavailable (the job lies in the inbox as before), UnreadableDocument (it stays in the seat).
         """
-        path = self._seat.record_path(token)
+        waiting, path = f"{self._folders.inbox}/{name}", self._seat.record_path(token)
         with self._seat.power(), durable.disk_errors(self._folders.inbox):
             try:
-                os.rename(f"{self._folders.inbox}/{name}", path)
+                os.rename(waiting, path)
             except FileNotFoundError:
                 if not self._seat.held():
                     raise
                 return None
-            return known if known is not None and known.token == token else Record.read(path)
+            if known is not None and known.token == token:
+                return known
+            try:
+                return Record.read(path)
+            except (
+                OSError
+            ):  # too many open files, for example: in the seat of a living watcher nobody would look for it
+                with suppress(OSError):
+                    os.rename(path, waiting)
+                raise
 
     def release(self, record: Record) -> None:
         """Puts a job back that was never sent anywhere."""
@@ -50,14 +61,22 @@ class Journal:
             )
 
     def records(self) -> list[Record]:
-        """All live jobs of this seat: after a start and after a takeover. Damaged ones and newer ones are left alone."""
+        """All live jobs of this seat: after a start and after a takeover. Damaged ones and newer ones are named and left alone.
+
+        Raises Fenced, DiskUnavailable.
+        """
         found = []
-        with self._seat.power():
+        with self._seat.power(), durable.disk_errors(self._seat.path):
             for name in sorted(os.listdir(self._seat.path)):
-                if name.startswith("r-"):
-                    with suppress(UnreadableDocument):
-                        record = Record.find(f"{self._seat.path}/{name}")
-                        found += [record] if record is not None else []  # None: filed meanwhile
+                if not name.startswith("r-"):
+                    continue
+                try:
+                    record = Record.find(f"{self._seat.path}/{name}")
+                except UnreadableDocument as error:
+                    log.get().error("unreadable_record", error=str(error), hint="its job is not gone on with")
+                    continue
+                if record is not None:  # else it was filed meanwhile
+                    found.append(record)
         return found
 
     # the live job
@@ -119,24 +138,42 @@ class Journal:
                 os.unlink(scratch)
 
     def remove_mark(self, id: str) -> None:
-        """Removes the wish to cancel a job that is over. Raises NotPermitted, DiskUnavailable."""
-        with durable.disk_errors(self._folders.input), suppress(FileNotFoundError):
-            os.unlink(self._folders.cancel_mark(id))
+        """Removes the wish to cancel a job that is over. One that cannot be removed is harmless, and named once."""
+        mark = self._folders.cancel_mark(id)
+        try:
+            try:
+                os.unlink(mark)
+            except IsADirectoryError:
+                os.rmdir(mark)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            if id not in self._left_marks:
+                self._left_marks.add(id)
+                log.get().warning(
+                    "mark_left", file=os.path.basename(mark), error=error.strerror, hint="remove it: its job is over"
+                )
+            return
+        self._left_marks.discard(id)
 
     def announce(self, id: str) -> None:
-        """Wakes readers: they tail the feed, and then read `status.json`."""
+        """Wakes readers: they tail the feed, and then read `status.json`.
+
+        The feed begins anew when it has grown long, so a reader takes one that is shorter than it was for "look again".
+        """
         with self._seat.power(), durable.disk_errors(self._seat.pen):
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             descriptor = os.open(f"{self._seat.pen}/feed", flags, 0o664)
             try:
+                if os.fstat(descriptor).st_size > FEED_BYTES:
+                    os.ftruncate(descriptor, 0)
                 os.write(descriptor, f"{id}\n".encode())
             finally:
                 os.close(descriptor)
 
     def finish(self, record: Record, day: str) -> None:
         """After the final status is in the bucket: clears up and files the record under its day."""
-        with suppress(NotPermitted):  # somebody else's, and harmless: this job is over
-            self.remove_mark(record.id)
+        self.remove_mark(record.id)
         for attempt in range(1, record.attempt + 1):
             shutil.rmtree(f"{self._folders.output}/{work_folder(record.token, attempt)}", ignore_errors=True)
         folder = f"{self._folders.done}/{day}"

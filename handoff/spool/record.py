@@ -6,11 +6,11 @@ each side effect with all that is needed to recognise that effect later.
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from handoff import timestamps
 from handoff.documents import Document
-from handoff.job import prompt_id, rank
+from handoff.job import PRIORITY, prompt_id, rank
 
 
 class _Part(BaseModel):
@@ -60,7 +60,7 @@ class Record(Document):
     owner: str = "folder"
     retry_of: str | None = None
     received_at: str
-    priority: int = 0
+    priority: int = Field(default=0, ge=-PRIORITY, le=PRIORITY)
     body: dict[str, Any]
     job: Plan | None = None
     attempt: int = 0
@@ -68,6 +68,16 @@ class Record(Document):
     server: str | None = None
     journalled_at: str | None = None
     tries: list[Try] = Field(default_factory=list)
+
+    @field_validator("received_at")
+    @classmethod
+    def _check_time(cls, value: str) -> str:
+        """Its place in the queue and its deadline follow from it."""
+        try:
+            rank(0, timestamps.from_text(value))
+        except OverflowError as error:  # of the year 1 or 9999, and east or west of Greenwich
+            raise ValueError(str(error)) from None
+        return value
 
     @property
     def rank(self) -> str:

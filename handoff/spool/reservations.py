@@ -1,13 +1,13 @@
 """Who has an id. `ids/<id>` is made by link(2) and never replaced while the job lives, so looking once is enough."""
 
-import errno
 import os
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from handoff.durable import read_file
-from handoff.failures import Permanent
+from handoff.documents import OWN_FAULTS
+from handoff.durable import disk_errors, read_file
+from handoff.failures import NotPermitted, Permanent
 from handoff.folders import Folders
 
 _LIMIT = 64 << 20
@@ -34,17 +34,18 @@ def find(folders: Folders, id: str) -> Reservation | None:
     """The holder of an id: a live job, a finished one or a tombstone; None where the id is free.
 
     A folder `output/<id>/` without a reservation counts as taken, whoever made it: publishing into it could replace
-    somebody's files.
+    somebody's files. Raises DiskUnavailable.
     """
     for path in (folders.reservation(id), folders.job_document(id)):
         try:
-            holder = _Holder.model_validate_json(read_file(path, _LIMIT))
+            with disk_errors(path):
+                holder = _Holder.model_validate_json(read_file(path, _LIMIT))
         except (FileNotFoundError, NotADirectoryError):
             continue
-        except (Permanent, ValidationError, PermissionError):
+        except (Permanent, ValidationError, NotPermitted):
             return Reservation(token=None, sha256=None)
         except OSError as error:
-            if error.errno == errno.ELOOP:
+            if error.errno in OWN_FAULTS:
                 return Reservation(token=None, sha256=None)
             raise
         known = path == folders.reservation(id)

@@ -11,10 +11,11 @@ import time
 from contextlib import suppress
 
 from handoff.durable import disk_errors, sync_folder
+from handoff.failures import NotPermitted
 from handoff.spool import lease
 from handoff.spool.seat import TRIAL, Fenced, Seat, SecondWatcher, other_watchers
 
-AGAIN_S = 0.05
+AGAIN_S, PATIENCE = 0.05, 40  # seconds between two tries, and how many
 STARTING_S = 60.0  # a watcher that has not finished starting by then died while it did
 
 
@@ -61,7 +62,7 @@ def take_over(seat: Seat, wid: str) -> bool:
 
     One rename takes all of its power over `input/` at once. Raises Fenced when this watcher was taken over itself.
     """
-    with seat.power():
+    with seat.power(), disk_errors(seat.path):
         try:
             os.rename(seat.folders.watcher(wid), f"{seat.path}/from-{wid}")
         except FileNotFoundError:
@@ -72,19 +73,20 @@ def take_over(seat: Seat, wid: str) -> bool:
     return True
 
 
-def finish_takeovers(seat: Seat) -> None:
-    """Empties every `from-*` folder, also one that a watcher left behind which died while taking over.
+def finish_takeovers(seat: Seat) -> bool:
+    """Empties every `from-*` folder, also one that a watcher left behind which died while taking over. False: none was there.
 
     Before anything else: a job that was worked on earlier could be journalled twice or never come to rest.
     """
     with seat.power(), disk_errors(seat.path):
         if not any(name.startswith("from-") for name in os.listdir(seat.path)):
-            return
+            return False
         while folders := sorted(name for name in os.listdir(seat.path) if name.startswith("from-")):
             emptied = [_finish_takeover(seat, name) for name in folders]
             if not all(emptied):
                 time.sleep(AGAIN_S)
         sync_folder(seat.path)
+        return True
 
 
 def _finish_takeover(seat: Seat, name: str) -> bool:
@@ -121,13 +123,14 @@ def _remove(path: str) -> None:
 
 def _remove_pen(seat: Seat, wid: str) -> None:
     pen = seat.folders.pen(wid)
-    while True:
+    for _ in range(PATIENCE):
         shutil.rmtree(pen, ignore_errors=True)
         if not os.path.lexists(pen):
             return
         if not seat.held():
             raise Fenced
         time.sleep(AGAIN_S)
+    raise NotPermitted(f"{pen} of a dead watcher cannot be removed: see who owns it")
 
 
 def clear_leftovers(seat: Seat, *, thoroughly: bool) -> None:
