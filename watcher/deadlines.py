@@ -29,16 +29,19 @@ class Deadline:
         timeout_s = record.body.get("queue_timeout_s") if plan is None else plan.queue_timeout_s
         if not isinstance(timeout_s, int | float):
             return None
-        return cls(token=record.token, created_at=record.received_at, timeout_s=float(timeout_s))
+        try:
+            return cls(token=record.token, created_at=record.received_at, timeout_s=float(timeout_s))
+        except OverflowError:  # a whole number with hundreds of digits, in a job that was not judged yet
+            return None
 
 
 def read_deadlines(inbox: str, names: Iterable[str], tell: Callable[[StatusDocument], None]) -> list[Deadline]:
-    """Opens waiting jobs; `tell` gets the first status of those that were just accepted."""
+    """Opens waiting jobs; `tell` gets the first status of those that were just accepted. What cannot be read is passed over."""
     deadlines = []
     for name in names:
         try:
             record = Record.find(f"{inbox}/{name}")
-        except UnreadableDocument:
+        except (UnreadableDocument, OSError):
             continue
         if record is None:  # claimed meanwhile
             continue

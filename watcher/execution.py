@@ -34,7 +34,7 @@ from watcher.tasks import Tasks
 
 QUIET_S = 3.0  # after an unclear POST: how long ComfyUI may still be taking it up
 PROGRESS_S = 0.5  # how often a running job's status is written, at most
-LONG_S = 0.3  # a run shorter than this is not worth a status or an upload of its own
+LONG_S = 0.3  # a run shorter than this is not worth a status of its own
 SILENT_S = 2.0  # a prompt waits at ComfyUI and none of ours runs: time to look whether it still executes
 UNSTARTED_S = 1.0  # between two look-ups of a prompt that waits at ComfyUI, while the websocket would tell of its start
 LISTEN_S = 1.0  # how long a first prompt waits for the websocket, which is but a hint
@@ -46,12 +46,12 @@ STRAY_S = (10.0, 60.0)  # after an unclear POST: when to look whether it was tak
 @dataclass(frozen=True, kw_only=True)
 class Handover:
     """How a job leaves: `on_generated` with success at ComfyUI, `on_end` with a failure, `on_pass` to another watcher
-    whose ComfyUI can run it. `on_long`: it runs long enough for an upload beside it.
+    whose ComfyUI can run it. `on_sent`: it is there, and something may be done beside it.
     """
 
     on_generated: Callable[[Live], None]
     on_end: Callable[[Live, state.Event, Failure], None]
-    on_long: Callable[[Live], None]
+    on_sent: Callable[[Live], None]
     on_pass: Callable[[Live], None]
 
 
@@ -174,8 +174,8 @@ class Execution:
                 if isinstance(sent.trouble, DiskUnavailable):
                     self._disk.report(sent.trouble)
                 self._courier.tell(live.document)
-                self._loop.after(LONG_S, lambda: self._note_long(live))
                 self._look_later(live)
+                self._handover.on_sent(live)
             case "unclear" | "server_error":
                 self._log.warning("unclear", id=live.id, attempt=live.record.attempt, answer=str(sent.trouble))
                 live.refused = sent.outcome == "server_error"
@@ -319,10 +319,6 @@ class Execution:
             lambda: self._journal.publish_status(document, live.token, durable_write=False),
             lambda _live, _: None,
         )
-
-    def _note_long(self, live: Live) -> None:
-        if not live.busy and live.phase is Phase.SENT:
-            self._handover.on_long(live)
 
     def _look_later(self, live: Live) -> None:
         """The one timer of an attempt; a later call replaces an earlier one."""

@@ -9,14 +9,17 @@ import stat
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from handoff import log, messages, timestamps
 from handoff.decode import BYTES, JsonObject, JsonValue, decode
+from handoff.documents import OWN_FAULTS, UnreadableDocument
 from handoff.durable import disk_errors, read_file
-from handoff.failures import EdgeError, Failure, NotPermitted, Permanent, Reason, Transient, Unavailable
+from handoff.failures import DiskUnavailable, EdgeError, Failure, Permanent, Reason, Transient, Unavailable
 from handoff.job import Job, parse_job
 from handoff.spool.drops import NAME_LIMIT, Claim, Drops, TakenIn
 from handoff.spool.record import Record
+from handoff.spool.seat import Fenced
 from watcher.pictures import NotYet
 from watcher.planning import MustFetch, Planner
 
@@ -68,12 +71,16 @@ class Rejected:
 
 @dataclass(frozen=True, kw_only=True)
 class Later:
-    """To be looked at again: a claim that waits for a picture, for the disk, or to be fetched where that does no harm."""
+    """To be taken up again: a claim that waits for a picture, or to be fetched where that does no harm.
+
+    `error`: trouble of the installation, for which no job is rejected. `bug`: nobody foresaw it.
+    """
 
     claim: Claim
     why: str
     fetch: bool = False
-    error: EdgeError | None = None
+    error: EdgeError | OSError | None = None
+    bug: Exception | None = None
 
 
 Outcome = Taken | Rejected | Later
@@ -92,7 +99,10 @@ class _Growing:
 
 
 class Intake:
-    """`look` is called from one thread only; `take` from several."""
+    """`look` and `reject` are called from one thread only; `take` from several.
+
+    Once a file is claimed it always comes back as an outcome, since as long as this watcher lives nobody else looks for it.
+    """
 
     def __init__(
         self,
@@ -123,6 +133,11 @@ class Intake:
         """Names that are not whole yet. Not to be asked for while `look` is under way."""
         return set(self._growing)
 
+    @property
+    def left_alone(self) -> set[str]:
+        """Names that could not be read or moved. Not to be asked for while `look` is under way."""
+        return set(self._stuck)
+
     def scan(self) -> tuple[set[str], set[str], set[str]]:
         """What lies at the top of `input/`: job names, cancel marks, strangers. Raises Unavailable."""
         jobs, marks, strangers = set(), set(), set()
@@ -135,17 +150,20 @@ class Intake:
                     marks.add(name)
                 elif is_stranger(name):
                     strangers.add(name)
+        self._stuck &= jobs
         return jobs, marks, strangers
 
     def look(self, names: Iterable[str]) -> float | None:
         """Takes in or rejects what is ready. Returns in how many seconds to look again, or None.
 
-        Raises Fenced, Unavailable.
+        Raises Fenced, DiskUnavailable.
         """
         for name in self._in_order({*names, *self._growing}):
             try:
                 self._look_at(name)
-            except (NotPermitted, OSError) as error:  # a name that cannot be moved harms only itself
+            except (Fenced, DiskUnavailable):
+                raise
+            except Exception as error:  # noqa: BLE001 - a name that cannot be read or moved harms only itself
                 self._name_once(name, error)
         if not self._growing:
             return None
@@ -155,8 +173,13 @@ class Intake:
     def _name_once(self, name: str, error: Exception) -> None:
         if name not in self._stuck:
             self._stuck.add(name)
+            foreseen = isinstance(error, EdgeError | OSError)
             log.get().error(
-                "left_alone", file=name, error=str(error), hint="the watcher may not move it: see `handoff doctor`"
+                "left_alone",
+                file=name,
+                error=str(error) or repr(error),
+                hint="the watcher tries again at each scan; may it read and move it? see `handoff doctor`",
+                exc_info=None if foreseen else error,
             )
 
     def _in_order(self, names: set[str]) -> list[str]:
@@ -192,7 +215,7 @@ class Intake:
         if failure is None and isinstance(value, dict):
             claim = self._claim(name)
             if claim is not None:
-                self._on_outcome(self._take(claim, (data, value), may_fetch=False))
+                self._on_outcome(_bring_back(claim, partial(self._take, claim, (data, value), may_fetch=False)))
             return
         if self._has_settled(name, status):
             if failure is None:
@@ -218,25 +241,28 @@ class Intake:
         return self._drops.claim(name)
 
     def reject(self, name: str, failure: Failure) -> None:
-        """Claims it and moves it to `rejected/`. Raises Fenced, Unavailable."""
+        """Claims it and moves it to `rejected/`. Raises Fenced, Unavailable, OSError: it could not be claimed."""
         claim = self._claim(name)
         if claim is not None:
-            self._on_outcome(self._reject(claim, failure))
+            self._on_outcome(self.give_up(claim, failure))
+
+    def give_up(self, claim: Claim, failure: Failure) -> Outcome:
+        """Moves a claim to `rejected/`. Raises Fenced."""
+        return _bring_back(claim, partial(self._reject, claim, failure))
 
     def _reject(self, claim: Claim, failure: Failure) -> Outcome:
+        name = self._drops.reject(claim, failure, self._language)
         self._waiting_since.pop(claim.stamp, None)
-        try:
-            return Rejected(claim=claim, name=self._drops.reject(claim, failure, self._language), failure=failure)
-        except Unavailable as error:
-            return Later(claim=claim, why=str(error), error=error)
+        return Rejected(claim=claim, name=name, failure=failure)
 
     def take(self, claim: Claim, *, may_fetch: bool) -> Outcome:
         """The steps of a claim, from wherever an earlier try, or a killed watcher, left off. Raises Fenced."""
-        return self._take(claim, None, may_fetch=may_fetch)
+        return _bring_back(claim, partial(self._take, claim, None, may_fetch=may_fetch))
 
     def _take(self, claim: Claim, hint: tuple[bytes, JsonObject] | None, *, may_fetch: bool) -> Outcome:
         status = self._drops.find(claim)
         if status is None:  # done by an earlier try, and cleared away
+            self._waiting_since.pop(claim.stamp, None)
             return Taken(claim=claim, job=TakenIn(id="", inbox_name=None, record=None))
         if not stat.S_ISREG(status.st_mode):
             return self._reject(claim, _judge_kind(status.st_mode, self._language))
@@ -256,8 +282,6 @@ class Intake:
             # its writer went on after the claim
             failure = self._with_time(torn.failure)
             return self._wait(claim, self._settle_s, "is still being written", lambda _: failure)
-        except (Unavailable, Transient) as error:
-            return Later(claim=claim, why=str(error), error=error)
         except Failure as failure:
             return self._reject(claim, self._with_time(failure))
         self._waiting_since.pop(claim.stamp, None)
@@ -295,6 +319,18 @@ class Intake:
         return self._reject(claim, give_up(round(now - since, 1)))
 
 
+def _bring_back(claim: Claim, work: Callable[[], Outcome]) -> Outcome:
+    """Whatever happens at work, the claim comes back. Raises Fenced: it is another watcher's now."""
+    try:
+        return work()
+    except Fenced:
+        raise
+    except (Unavailable, Transient, UnreadableDocument, OSError) as error:
+        return Later(claim=claim, why=str(error), error=error)
+    except Exception as error:  # noqa: BLE001 - the caller counts them
+        return Later(claim=claim, why=repr(error), bug=error)
+
+
 def _judge_entry(name: str, status: os.stat_result, language: messages.Language) -> Failure | None:
     """What can be said of a directory entry without opening it."""
     if not stat.S_ISREG(status.st_mode):
@@ -316,6 +352,7 @@ def _judge_kind(mode: int, language: messages.Language) -> Failure:
 
 
 def _read(path: str) -> tuple[bytes, Failure | None]:
+    """Raises OSError for what is not the file's own fault."""
     try:
         return read_file(path, BYTES), None
     except Permanent:
@@ -324,4 +361,6 @@ def _read(path: str) -> tuple[bytes, Failure | None]:
     except OSError as error:
         if not os.path.lexists(path):
             return b"", Failure(Reason.TRUNCATED, bytes=0)
+        if error.errno not in OWN_FAULTS:
+            raise
         return b"", Failure(Reason.UNREADABLE, problem=error.strerror or str(error))

@@ -136,6 +136,19 @@ class Pictures:
                 return self._publish(copy, reference, named=True)
             return self._publish(copy, reference, named=False)
 
+    def weigh(self, reference: str) -> int:
+        """The bytes that `resolve` would decode, told without reading them; 0 for what has to be fetched first.
+
+        Raises NotYet, Failure, Unavailable, as `resolve` does.
+        """
+        reference = reference.strip()
+        if reference[:5].lower() == "data:":
+            return len(reference)
+        if "://" in reference:
+            return 0
+        with self._opened(reference) as source:
+            return os.fstat(source).st_size
+
     @contextmanager
     def _temporary(self) -> Iterator[Path]:
         path = self._scratch / f"picture-{secrets.token_hex(8)}"

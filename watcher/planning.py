@@ -1,6 +1,7 @@
 """From a job as submitted to the plan that is journalled: template filled, seeds drawn, pictures copied into `uploads/`."""
 
 import random
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,16 +11,22 @@ from handoff.job import Job, apply_set, open_seeds
 from handoff.spool.record import OpenModel, Plan
 from watcher.capabilities import Capabilities, choices
 from watcher.graph import Graph, check_graph, clean_graph, denied
-from watcher.pictures import NotYet, Pictures
+from watcher.pictures import Pictures
 from workflows.catalogue import Catalogue
 from workflows.filling import fill
 
 SEEDS_BELOW = 1 << 53  # larger whole numbers are not safe in every JSON reader
+PICTURES = 64  # different ones in one job
+LIGHT_BYTES, LIGHT_PICTURES = 4 << 20, 4  # what is more than that takes long to decode
 _PICTURE_NODES = frozenset({"LoadImage", "LoadImageMask"})
 
 
+Places = dict[str, list[tuple[str, str]]]
+"""The inputs (node id, name) that ask for a picture, by the reference to it."""
+
+
 class MustFetch(Exception):  # noqa: N818 - no error
-    """A picture has to be fetched from somewhere, which may take long: plan again where waiting does no harm."""
+    """Pictures have to be fetched, or many decoded, which may take long: plan again where waiting does no harm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,18 +55,20 @@ class Planner:
                 )
                 for model in filled.models
             ]
+            wanted: Places = {}
             for picture in filled.pictures:
-                name = self._resolve(picture.reference, may_fetch=may_fetch)
-                graph[picture.place.node]["inputs"][picture.place.input] = name
+                wanted.setdefault(picture.reference.strip(), []).append((picture.place.node, picture.place.input))
+            self._copy_pictures(graph, wanted, may_fetch=may_fetch, leave_bad=False)
         else:
             check_graph(job.graph)
             assert job.graph is not None
             graph, params, sha256, models = clean_graph(job.graph), {}, None, []  # type: ignore[arg-type]
         graph = self._override(graph, job.overrides)
-        if job.graph is not None:
-            self._copy_named_pictures(graph)
         if node := denied(graph, self.node_deny):
             raise Failure(Reason.NODE_DENIED, node=node, class_type=node.class_type or "")
+        if job.graph is not None:
+            # people drop a graph first and its picture after it; and delete the picture when they see the job is taken
+            self._copy_pictures(graph, _named_pictures(graph), may_fetch=may_fetch, leave_bad=True)
         return Plan(
             workflow=job.workflow,
             workflow_sha256=sha256,
@@ -79,26 +88,40 @@ class Planner:
         check_graph(changed)
         return changed
 
-    def _copy_named_pictures(self, graph: Graph) -> None:
-        """People drop a graph first and its picture after it; and they delete the picture when they see the job is taken.
+    def _copy_pictures(self, graph: Graph, wanted: Places, *, may_fetch: bool, leave_bad: bool) -> None:
+        """Each once, however many nodes ask for it. All are looked at before any is copied, and copied before any is
+        fetched, since planning is done again and again while one of them is missing.
 
-        What cannot be copied is left as it is: ComfyUI reads more formats and folders than we look into.
+        Bad ones are left as they are where `leave_bad`: ComfyUI reads more formats and folders than we look into.
         """
-        for node in graph.values():
-            name = node["inputs"].get("image")
-            if node["class_type"] not in _PICTURE_NODES or not isinstance(name, str) or not _is_own_name(name):
-                continue
-            try:
-                node["inputs"]["image"] = self._resolve(name.removesuffix(" [input]"), may_fetch=True)
-            except NotYet:
-                raise
-            except Failure:
-                continue
-
-    def _resolve(self, reference: str, *, may_fetch: bool) -> str:
-        if not may_fetch and "://" in reference[:10] and not reference.startswith("data:"):
+        if len(wanted) > PICTURES:
+            raise Failure(Reason.BAD_GRAPH, problem=f"it names {len(wanted)} pictures; {PICTURES} is the most")
+        tolerance = suppress(Failure) if leave_bad else nullcontext()
+        weight = 0
+        for reference in wanted:
+            with tolerance:
+                weight += self.pictures.weigh(reference)
+        far = [reference for reference in wanted if _is_far(reference)]
+        if not may_fetch and (far or weight > LIGHT_BYTES or len(wanted) > LIGHT_PICTURES):
             raise MustFetch
-        return self.pictures.resolve(reference).name
+        for reference in sorted(wanted, key=_is_far):
+            with tolerance:
+                name = self.pictures.resolve(reference).name
+                for node, input in wanted[reference]:
+                    graph[node]["inputs"][input] = name
+
+
+def _named_pictures(graph: Graph) -> Places:
+    wanted: Places = {}
+    for node_id, node in graph.items():
+        name = node["inputs"].get("image")
+        if node["class_type"] in _PICTURE_NODES and isinstance(name, str) and _is_own_name(name):
+            wanted.setdefault(name.removesuffix(" [input]").strip(), []).append((node_id, "image"))
+    return wanted
+
+
+def _is_far(reference: str) -> bool:
+    return "://" in reference and reference[:5].lower() != "data:"
 
 
 def _is_own_name(name: str) -> bool:

@@ -56,7 +56,7 @@ class Publication:
         self.mirror(live)
 
     def put_job_document(self, live: Live) -> None:
-        """`job.json` while ComfyUI draws, if it draws long; else, or if it does not work now, `mirror` does it.
+        """`job.json` while ComfyUI draws; if it does not work now, `mirror` does it.
 
         Beside the job's own tasks: a slow upload may not keep ComfyUI's next step from being noticed.
         """
@@ -80,20 +80,14 @@ class Publication:
         if not self._outbox.may_try(live.token, time.monotonic()):
             self._held_back[live.token] = live
             return
-        record, document, put = live.record, live.document, live.job_document == "put"
-        self._tasks.run(
-            live,
-            "bucket",
-            lambda: self._delivery.mirror(record, document, job_document_put=put),
-            self._mirrored,
-            self._not_mirrored,
-        )
+        self._tasks.run(live, "bucket", lambda: self._mirror_and_conclude(live), self._concluded, self._not_mirrored)
 
-    def _mirrored(self, live: Live, _: None) -> None:
+    def _mirror_and_conclude(self, live: Live) -> None:
+        """Three steps in one task, since somebody waits for the last: what is done stays done, whichever step fails."""
+        self._delivery.mirror(live.record, live.document, job_document_put=live.job_document == "put")
         live.job_document = "put"
-        self._held_back.pop(live.token, None)
-        self.end(live, state.Event.MIRRORED, None)
-        self._bucket_works()
+        self._fix_end(live, state.Event.MIRRORED, None)
+        self._decide_and_conclude(live)
 
     def _not_mirrored(self, live: Live, error: BaseException) -> None:
         self._held_back.pop(live.token, None)
@@ -101,23 +95,25 @@ class Publication:
         if isinstance(error, Failure) and error.reason is Reason.OUTPUT_REFUSED:  # it answered
             self._bucket_works()
 
-    def end(self, live: Live, event: state.Event, failure: Failure | None) -> None:
-        """The job's end is known. It is fixed here, once; from here on the same bytes are published, however often."""
+    def end(self, live: Live, event: state.Event, failure: Failure) -> None:
+        """The job's end is known, and it is no success."""
+        self._fix_end(live, event, failure)
+        self.conclude(live)
+
+    def _fix_end(self, live: Live, event: state.Event, failure: Failure | None) -> None:
+        """Once: from here on the same bytes are published, however often."""
         error = None if failure is None else describe_failure(failure, self._language, id=live.id)
         live.document = live.document.finish(event, timestamps.now(), error=error)
         live.phase = Phase.CONCLUDE
-        self.conclude(live)
 
     def conclude(self, live: Live) -> None:
         """The decision does not wait for the bucket; filing the record does."""
-        record, document, put = live.record, live.document, live.job_document == "put"
-        # a success was just mirrored: one task for both saves a step where it is waited for
-        if not live.decided and not document.ok:
-            self._tasks.run(live, "files", lambda: self._delivery.decide(record, document), self._decided)
+        if not live.decided:
+            self._tasks.run(live, "files", lambda: self._delivery.decide(live.record, live.document), self._decided)
         elif live.job_document == "under way":
             return
         elif self._outbox.may_try(live.token, time.monotonic()):
-            self._tasks.run(live, "bucket", lambda: self._decide_and_conclude(live, put=put), self._concluded)
+            self._tasks.run(live, "bucket", lambda: self._decide_and_conclude(live), self._concluded)
         else:
             self._held_back[live.token] = live
 
@@ -125,11 +121,11 @@ class Publication:
         live.decided = True
         self._tasks.advance(live)
 
-    def _decide_and_conclude(self, live: Live, *, put: bool) -> None:
+    def _decide_and_conclude(self, live: Live) -> None:
         if not live.decided:
             self._delivery.decide(live.record, live.document)
             live.decided = True  # a second decision must never be made, whatever the bucket does now
-        self._delivery.conclude(live.record, live.document, job_document_put=put)
+        self._delivery.conclude(live.record, live.document, job_document_put=live.job_document == "put")
 
     def _concluded(self, live: Live, _: None) -> None:
         self._courier.tell(live.document)

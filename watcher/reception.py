@@ -6,18 +6,21 @@ lost. Where none arrive it polls, says so, and loses nothing. Owned by the decis
 
 import itertools
 import os
+import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 from handoff import log, messages
-from handoff.failures import DiskUnavailable, EdgeError, Failure, Unavailable
+from handoff.failures import DiskUnavailable, Failure, Reason, Unavailable
 from handoff.folders import Folders
+from handoff.masking import mask_urls
 from handoff.settings import WatcherSettings
-from handoff.spool.drops import Claim, Drops
+from handoff.spool.drops import Claim, Drops, TakenIn
 from handoff.spool.record import Record
 from handoff.spool.seat import Fenced, Seat
+from watcher import decisions
 from watcher.disk import Disk
 from watcher.hints import Hints
 from watcher.intake import CANCEL, Intake, Later, Outcome, Rejected, Taken, is_job_name
@@ -27,7 +30,10 @@ from watcher.waiting import Waiting
 
 POLLING_S = 1.0  # between two looks where no events tell
 LATER_S = 0.5  # until a claim that waits for something is tried again
+FAILED_S = 5.0  # until something that failed for no fault of its own is
+BUGS = 5  # unexpected errors of this program on one claim before it is given up
 SETTLE_S = 0.05  # claims are cleared away together, this long after the first
+MARKS = 200  # wishes to cancel that one scan tells of
 BATCH = 200  # names in one go, so that a flood of files does not hold up a stop
 UNANNOUNCED_SCANS = 2  # scans in a row that find files of which no event told
 
@@ -83,7 +89,9 @@ class Reception:
         self._timer: Timer | None = None
         self._in_hand: set[str] = set()
         """Stamps of claims that a pool works on: never twice at once."""
-        self._later: dict[str, Claim] = {}
+        self._later: dict[str, str] = {}
+        """Stamps of claims that are to be taken up again, and why."""
+        self._bugs: dict[str, int] = {}
         self._unsettled: list[Claim] = []
         self._strangers: set[str] = set()
         self._unannounced = 0
@@ -100,10 +108,22 @@ class Reception:
 
     def resume_claims(self) -> None:
         """Goes on with drops that were claimed and not finished: by a killed watcher, or by one that was taken over."""
+        self._publish_left()
         for claim in self._drops.claims():
             if claim.stamp not in self._later and claim.stamp not in self._in_hand:
-                self._later[claim.stamp] = claim
+                self._later[claim.stamp] = ""
                 self._take(claim, may_fetch=False)
+
+    def _publish_left(self) -> None:
+        self._loop.spawn("intake", self._drops.publish_left, self._left_published, self._left_not_published)
+
+    def _left_published(self, jobs: list[TakenIn]) -> None:
+        for job in jobs:
+            self._accept(job)
+
+    def _left_not_published(self, error: BaseException) -> None:
+        self._failed(error)
+        self._loop.after(FAILED_S, self._publish_left)
 
     def close(self) -> None:
         """Takes in nothing more."""
@@ -129,11 +149,12 @@ class Reception:
         if new:
             self._listener.on_names(new)
         self._judge_events(jobs)
-        for mark in marks:
+        # by lot, so that marks which nobody can remove do not keep the others waiting for ever
+        for mark in random.sample(sorted(marks), min(len(marks), MARKS)):
             self._listener.on_cancel_mark(mark.removesuffix(CANCEL))
         for name in sorted(strangers - self._strangers)[:20]:
             self._log.info("stranger", file=name, hint="this is no job: it is left alone")
-        self._strangers |= strangers
+        self._strangers = strangers
         self._own.clear()
         self._look(sorted(jobs))
 
@@ -176,7 +197,8 @@ class Reception:
         """Files that a scan finds again and again and no event told of: a mount without events."""
         if self.mode == "polling" or self._looking:
             return
-        self._unannounced = self._unannounced + 1 if jobs - self._names.keys() - self._intake.growing else 0
+        unheard = jobs - self._names.keys() - self._intake.growing - self._intake.left_alone
+        self._unannounced = self._unannounced + 1 if unheard else 0
         if self._unannounced >= UNANNOUNCED_SCANS:
             self._poll("no events arrive from this mount")
 
@@ -243,44 +265,80 @@ class Reception:
         self._in_hand.add(claim.stamp)
         pool = "fetch" if may_fetch else "intake"
         work = partial(self._intake.take, claim, may_fetch=may_fetch)
-        self._loop.spawn(pool, work, self._take_outcome, partial(self._not_taken, claim))
+        self._loop.spawn(pool, work, partial(self._take_outcome, fetched=may_fetch), partial(self._not_taken, claim))
+
+    def _give_up(self, claim: Claim, bug: Exception) -> None:
+        failure = Failure(Reason.INTERNAL_ERROR, problem=mask_urls(repr(bug))[:200])
+        self._in_hand.add(claim.stamp)
+        self._loop.spawn(
+            "intake",
+            lambda: self._intake.give_up(claim, failure),
+            self._take_outcome,
+            partial(self._not_taken, claim),
+        )
 
     def _not_taken(self, claim: Claim, error: BaseException) -> None:
         """Whatever it was, the claim lies where it lay, and is taken up again."""
         self._in_hand.discard(claim.stamp)
         self._failed(error)
-        self._loop.after(LATER_S, partial(self._take_later, claim))
+        self._loop.after(FAILED_S, partial(self._take_later, claim))
 
-    def _take_outcome(self, outcome: Outcome) -> None:
+    def _take_outcome(self, outcome: Outcome, *, fetched: bool = False) -> None:
         claim = outcome.claim
         self._in_hand.discard(claim.stamp)
         match outcome:
             case Taken(job=job):
-                self._later.pop(claim.stamp, None)
+                self._leave(claim)
                 self._settle(claim)
                 if job.replay:
                     self._log.info("replay", id=job.id, file=claim.name)
-                elif job.inbox_name is not None and job.record is not None:
-                    self._log.info("accepted", id=job.id, file=job.record.source)
-                    self._waiting.add(job.inbox_name)
-                    self._listener.on_taken(job.record)
+                else:
+                    self._accept(job)
             case Rejected(name=name, failure=failure):
-                self._later.pop(claim.stamp, None)
+                self._leave(claim)
                 text = messages.render(failure, self._settings.language)
                 self._log.warning("rejected", file=name, reason=failure.reason, message=text.message, hint=text.hint)
             case Later(fetch=True):
-                self._later[claim.stamp] = claim
+                self._later.setdefault(claim.stamp, "")
                 self._take(claim, may_fetch=True)
-            case Later(why=why, error=error):
-                if isinstance(error, DiskUnavailable):
-                    self._disk.report(error)
-                if claim.stamp not in self._later:
-                    self._log.info("later", file=claim.name, why=why)
-                self._later[claim.stamp] = claim
-                self._loop.after(LATER_S, partial(self._take_later, claim))
+            case Later():
+                self._put_off(outcome, fetched=fetched)
+
+    def _accept(self, job: TakenIn) -> None:
+        if job.inbox_name is not None and job.record is not None:  # else it was out before
+            self._log.info("accepted", id=job.id, file=job.record.source)
+            self._waiting.add(job.inbox_name)
+            self._listener.on_taken(job.record)
+
+    def _leave(self, claim: Claim) -> None:
+        self._later.pop(claim.stamp, None)
+        self._bugs.pop(claim.stamp, None)
+
+    def _put_off(self, later: Later, *, fetched: bool) -> None:
+        claim, delay = later.claim, LATER_S
+        before, self._later[claim.stamp] = self._later.get(claim.stamp), later.why
+        if later.bug is not None:
+            bugs = self._bugs[claim.stamp] = self._bugs.get(claim.stamp, 0) + 1
+            if bugs == 1:
+                self._log.error("bug", file=claim.name, exc_info=later.bug)
+            if bugs % BUGS == 0:
+                self._give_up(claim, later.bug)
+                return
+            delay = decisions.backoff(bugs)
+        elif before != later.why:
+            self._log.info("later", file=claim.name, why=later.why)
+        if isinstance(later.error, DiskUnavailable):
+            self._disk.report(later.error)
+        if later.error is not None and (fetched or not isinstance(later.error, DiskUnavailable)):
+            delay = FAILED_S
+        self._loop.after(delay, partial(self._take_later, claim))
 
     def _take_later(self, claim: Claim) -> None:
-        if not self._closed and claim.stamp in self._later:
+        if self._closed or claim.stamp not in self._later:
+            return
+        if self._disk.trouble:
+            self._loop.after(LATER_S, partial(self._take_later, claim))
+        else:
             self._take(claim, may_fetch=False)
 
     def _settle(self, claim: Claim) -> None:
@@ -295,9 +353,9 @@ class Reception:
         )
 
     def _not_settled(self, claims: list[Claim], error: BaseException) -> None:
-        if not isinstance(error, EdgeError):
-            raise error
-        if isinstance(error, DiskUnavailable):
-            self._disk.report(error)
+        self._failed(error)
+        self._loop.after(FAILED_S, lambda: self._settle_again(claims))
+
+    def _settle_again(self, claims: list[Claim]) -> None:
         for claim in claims:
             self._settle(claim)

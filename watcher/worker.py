@@ -1,7 +1,7 @@
 """The life of a job, from a name in `input/` to its final status. One decision thread owns all state.
 
     a hint or a scan names a file           reception, intake       whole? claim it, take it in, or reject it
-    it waits in the inbox                   claim_more              the next by rank, when ComfyUI has room
+    it waits in the inbox                   move_line               the next by rank, when ComfyUI has room
     an adapter's job is planned             plan, planning          template filled, pictures fetched, seed drawn
     journalled, then POSTed                 execution, submission
     ComfyUI works                           execution, decisions    look-ups decide, the websocket only wakes
@@ -151,7 +151,7 @@ class Worker:
             handover=Handover(
                 on_generated=self._publication.collect,
                 on_end=self._end,
-                on_long=self._publication.put_job_document,
+                on_sent=self._publication.put_job_document,
                 on_pass=self._pass,
             ),
         )
@@ -183,8 +183,7 @@ class Worker:
             self._start()
             while not self._is_over():
                 self._loop.turn()
-                self._execution.send_ready()
-                self._claim_more()
+                self._move_line()
         finally:
             by = self._stop_by or time.monotonic()
             self._reception.close()
@@ -395,8 +394,9 @@ class Worker:
             return
         self._end(live, state.Event.EXPIRED, Failure(Reason.QUEUE_TIMEOUT, seconds=deadline.timeout_s))
 
-    def _claim_more(self) -> None:
-        """Claims while ComfyUI has room for more than what is ready already."""
+    def _move_line(self) -> None:
+        """Sends what is ready and claims more while ComfyUI has room. At every turn, so that no path can forget it."""
+        self._execution.send_ready()
         while (
             len(self._waiting)
             and self._stop_by is None
@@ -409,6 +409,7 @@ class Worker:
             live = self._claim(found[1])
             if live is not None:
                 self._advance(live)
+                self._execution.send_ready()
 
     def _claim(self, token: str) -> Live | None:
         """Takes a waiting job out of the inbox, for whatever reason. None: another watcher did."""

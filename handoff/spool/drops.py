@@ -130,7 +130,10 @@ class Drops:
                     return None
                 holder = reservations.find(self._folders, record.id)
                 if holder is None or holder.token == record.token:
-                    return self._publish(record, made)
+                    job = self._publish(record, made)
+                    with suppress(FileNotFoundError):  # two names of one file: that rename did nothing
+                        os.unlink(made)
+                    return job
                 problem = f"its id {record.id} is another job's"
             except UnreadableDocument as error:
                 problem = str(error)

@@ -1,25 +1,39 @@
 """The spool's single parts where something unusual lies in their way."""
 
+import errno
 import os
 import stat
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
-from handoff import timestamps
-from handoff.failures import Failure, Reason, Unavailable
-from handoff.job import derive_id
-from handoff.spool import lease, publisher, reservations
-from handoff.spool.drops import Claim
+from handoff import documents, durable, timestamps
+from handoff.documents import UnreadableDocument
+from handoff.failures import DiskUnavailable, Failure, Reason, Unavailable
+from handoff.job import derive_id, parse_job
+from handoff.spool import journal, lease, publisher, reservations
+from handoff.spool.drops import Claim, TakenIn
 from handoff.spool.journal import WORK_KEPT_S
 from handoff.spool.record import Record, Tombstone
 from handoff.spool.reservations import Reservation
 from handoff.spool.seat import Seat, SecondWatcher, UnfitVolume, prove
 from handoff.spool.takeover import DeathWatch, clear_leftovers, take_over
 from tests.spool.actors import run
-from tests.spool.world import DAY, LONG_AGO, Watcher, World, first_status, listed, record_of, run_watcher
+from tests.spool.world import (
+    DAY,
+    LONG_AGO,
+    Watcher,
+    World,
+    first_status,
+    listed,
+    make_record,
+    record_of,
+    run_watcher,
+)
 
 BODY = {"prompt": "a cat"}
 
@@ -125,7 +139,120 @@ def test_what_is_no_file_is_rejected_as_it_is(world: World, kind: str, tmp_path:
     assert watcher.drops.claims() == []
 
 
+def test_one_bad_file_dropped_all_day_costs_no_more_each_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    watcher = Watcher(world)
+    claims, looks = [], 0
+    lexists = os.path.lexists
+
+    def counted(path: str) -> bool:
+        nonlocal looks
+        looks += 1
+        return lexists(path)
+
+    for number in range(40):
+        world.drop("a.json", b"{%d" % number)
+        claim = watcher.drops.claim("a.json")
+        assert claim is not None
+        claims.append(claim)
+        looks = 0
+        monkeypatch.setattr(os.path, "lexists", counted)
+        name = watcher.drops.reject(claim, Failure(Reason.TRUNCATED, bytes=2, seconds=5.0), "en")
+        monkeypatch.undo()
+        assert looks <= 10
+        assert watcher.drops.reject(claim, Failure(Reason.TRUNCATED, bytes=2, seconds=5.0), "en") == name
+        assert Path(world.folders.rejected, name).read_bytes() == b"{%d" % number
+    expected = {"a.json", *(f"a-{n}.json" for n in range(2, 10)), *(f"a-{c.token[:8]}.json" for c in claims[9:])}
+    assert {name for name in world.rejected() if not name.endswith(".reason.json")} == expected
+
+
+def take_in(watcher: Watcher, claim: Claim) -> TakenIn:
+    job = parse_job({**BODY}, default_workflow="txt2img")
+    return watcher.drops.take_in(claim, id=None, sha256=job.sha256, make=lambda id: make_record(claim, job, id))
+
+
+def refuse_the_inbox(monkeypatch: pytest.MonkeyPatch, before: Callable[[], None] = lambda: None) -> None:
+    """Once."""
+    rename = os.rename
+
+    def refuse(source: str, target: str) -> None:
+        if "/inbox/" in target:
+            monkeypatch.setattr(os, "rename", rename)
+            before()
+            raise OSError(errno.ENOSPC, "No space left on device", target)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", refuse)
+
+
+def test_a_drop_whose_id_can_be_seen_is_not_out_before_its_job_is(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who believed it between the link and the rename would clear the claim away, and the job with it."""
+    watcher = Watcher(world)
+    claim = watcher.drops.claim(_dropped(world))
+    assert claim is not None
+    found: list[TakenIn] = []
+    made = f"{watcher.seat.path}/b-{claim.token}"
+    second = threading.Thread(target=lambda: found.append(take_in(watcher, claim)))
+
+    def look_meanwhile() -> None:
+        os.rename(made, f"{made}~")  # as if it looked for `b-` just before that was written
+        second.start()
+        second.join(0.3)
+        os.rename(f"{made}~", made)
+
+    refuse_the_inbox(monkeypatch, look_meanwhile)
+    with pytest.raises(DiskUnavailable):
+        take_in(watcher, claim)
+    second.join(10)
+    assert found[0].inbox_name is not None
+    assert listed(world.folders.inbox) == [found[0].inbox_name]
+
+
+def test_a_job_whose_claim_is_gone_is_published_all_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    watcher = Watcher(world)
+    claims = []
+    for _ in range(2):
+        claim = watcher.drops.claim(_dropped(world))
+        assert claim is not None
+        claims.append(claim)
+        refuse_the_inbox(monkeypatch)
+        with pytest.raises(DiskUnavailable):
+            take_in(watcher, claim)
+    os.unlink(watcher.drops.path(claims[0]))
+    assert [job.record.token for job in watcher.drops.publish_left() if job.record] == [claims[0].token]
+    assert watcher.drops.publish_left() == []
+    assert [name[21:37] for name in listed(world.folders.inbox)] == [claims[0].token]
+    watcher.seat.leave()
+    run_watcher(world)
+    world.check_at_rest(jobs=2)
+
+
+def test_a_job_whose_claim_and_id_are_gone_is_left_and_named(world: World) -> None:
+    watcher = Watcher(world)
+    made = Path(watcher.seat.path, f"b-{'a' * 16}")
+    made.write_bytes(record_of("cat", BODY, token="a" * 16).to_bytes())
+    publisher.publish(world.folders, record_of("cat", BODY))
+    Path(watcher.seat.path, f"b-{'b' * 16}").write_bytes(b"{")
+    with capture_logs() as logs:
+        assert watcher.drops.publish_left() == []
+    assert [line["file"] for line in logs] == [f"b-{'a' * 16}", f"b-{'b' * 16}"]
+    assert made.exists()
+
+
 # reservations and adapters
+
+
+@pytest.mark.parametrize("trouble", [errno.EIO, errno.EMFILE])
+def test_a_reservation_that_cannot_be_read_now_is_the_disks_trouble(
+    world: World, monkeypatch: pytest.MonkeyPatch, trouble: int
+) -> None:
+    def refuse(path: str, _limit: int) -> bytes:
+        raise OSError(trouble, os.strerror(trouble), path)
+
+    monkeypatch.setattr(reservations, "read_file", refuse)
+    with pytest.raises(DiskUnavailable):
+        reservations.find(world.folders, "cat")
 
 
 def test_a_tombstone_still_holds_its_id(world: World) -> None:
@@ -217,6 +344,80 @@ def test_a_damaged_record_is_left_alone(world: World) -> None:
     assert os.path.lexists(f"{watcher.seat.path}/r-{'a' * 16}")
 
 
+def test_a_record_that_may_not_be_read_is_named_and_harms_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watcher = Watcher(world)
+    records = [record_of(id, BODY, token=id * 16) for id in ("a", "b")]
+    for record in records:
+        watcher.journal.write(record)
+
+    def refuse(path: str, limit: int) -> bytes:
+        if path.endswith("a" * 16):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return durable.read_file(path, limit)
+
+    monkeypatch.setattr(documents, "read_file", refuse)
+    with capture_logs() as logs:
+        assert watcher.journal.records() == records[1:]
+    assert [line["event"] for line in logs] == ["unreadable_record"]
+    assert "Permission denied" in logs[0]["error"]
+
+
+@pytest.mark.parametrize("received_at", ["x", "2026-11-24", "0001-01-01T00:00:00+14:00"])
+def test_a_record_without_a_usable_time_is_damaged(received_at: str) -> None:
+    data = record_of("cat", BODY).to_bytes().replace(b"2026-11-24T08:00:00.000Z", received_at.encode())
+    with pytest.raises(UnreadableDocument, match="received_at"):
+        Record.from_bytes(data, "x")
+
+
+@pytest.mark.parametrize("trouble", [errno.EMFILE, errno.EIO])
+def test_a_waiting_job_that_cannot_be_read_now_goes_on_waiting(
+    world: World, monkeypatch: pytest.MonkeyPatch, trouble: int
+) -> None:
+    publisher.publish(world.folders, record_of("cat", BODY))
+    watcher, (name,) = Watcher(world), listed(world.folders.inbox)
+
+    def refuse(path: str, _limit: int) -> bytes:
+        raise OSError(trouble, os.strerror(trouble), path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(documents, "read_file", refuse)
+        with pytest.raises(DiskUnavailable):
+            watcher.journal.claim(name, name[21:37])
+    assert listed(world.folders.inbox) == [name]
+    record = watcher.journal.claim(name, name[21:37])
+    assert record is not None
+    assert record.id == "cat"
+
+
+@pytest.mark.parametrize("kind", ["folder", "full folder", "not permitted", "read-only"])
+def test_no_cancel_mark_keeps_a_record_from_being_filed(
+    world: World, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    watcher = Watcher(world)
+    watcher.journal.write(record_of("cat", BODY, token="a" * 16))
+    mark = Path(world.folders.cancel_mark("cat"))
+    if "folder" in kind:
+        (mark / "inside" if kind == "full folder" else mark).mkdir(parents=True)
+    else:
+        mark.touch()
+        number, unlink = errno.EPERM if kind == "not permitted" else errno.EROFS, os.unlink
+
+        def refuse(path: str) -> None:
+            if path == str(mark):
+                raise OSError(number, os.strerror(number), path)
+            unlink(path)
+
+        monkeypatch.setattr(os, "unlink", refuse)
+    with capture_logs() as logs:
+        watcher.journal.finish(watcher.journal.records()[0], DAY)
+        watcher.journal.remove_mark("cat")
+    assert world.done().keys() == {"cat"}
+    assert mark.exists() == (kind != "folder")
+    assert [line["event"] for line in logs] == ["mark_left"] * (kind != "folder")
+
+
 def test_an_output_is_published_again_under_the_same_name(world: World) -> None:
     """Killed after its rename: the second time both names are of one file, and the rename does nothing."""
     watcher = Watcher(world)
@@ -246,6 +447,16 @@ def test_the_feed_names_every_change(world: World) -> None:
     for id in ("cat", "dog", "cat"):
         watcher.journal.publish_status(first_status(record_of(id, BODY)), "a" * 16, durable_write=False)
     assert Path(watcher.seat.pen, "feed").read_text().split() == ["cat", "dog", "cat"]
+
+
+def test_the_feed_does_not_grow_for_ever(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "FEED_BYTES", 100)
+    watcher = Watcher(world)
+    for number in range(1000):
+        watcher.journal.announce(f"cat-{number}")
+    feed = Path(watcher.seat.pen, "feed").read_text()
+    assert feed.endswith("cat-999\n")
+    assert len(feed) <= 110
 
 
 # seat, lease, takeover

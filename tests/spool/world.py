@@ -191,6 +191,7 @@ class Watcher:
             take_over(self.seat, wid)
 
     def take_in_all(self) -> None:
+        self.drops.publish_left()
         for left in self.drops.claims():
             self.take(left)
         for name in sorted(os.listdir(self.world.folders.input)):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from handoff.failures import Unavailable
+from handoff.site import ForeignSite
 from handoff.status import StatusDocument
 from watcher import courier
 from watcher.courier import Courier
@@ -112,6 +113,46 @@ def test_a_flood_is_bounded(told: Courier, bucket: Bucket, monkeypatch: pytest.M
     time.sleep(0.1)
     assert {document.id for _, document in bucket.puts} == {f"job-{number}" for number in range(10)}
     assert "newer" in bucket.steps
+
+
+def test_nothing_is_kept_of_jobs_whose_last_word_another_watcher_has(told: Courier, bucket: Bucket) -> None:
+    for number in range(100):
+        for _ in range(10):
+            told.tell(document(f"job-{number}"))
+    assert len(told._order) == 100
+    wait_for(lambda: len(bucket.puts) == 100)
+    wait_for(lambda: not told._due)
+    assert (told._newest, told._order) == ({}, [])
+
+
+def test_the_order_does_not_grow_while_the_bucket_is_away(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(courier, "PAUSE_S", 0.5)
+    bucket.errors = [Unavailable("away")] * 1000
+    courier_ = Courier(bucket.put)
+    courier_.tell(document("first", done=True))
+    wait_for(lambda: len(bucket.puts) == 1)
+    for step in range(1000):
+        courier_.tell(document("cat", str(step)))
+    assert len(courier_._order) == 1
+    courier_.close(by=time.monotonic() + 5)
+
+
+def test_a_job_that_another_watcher_took_is_not_told_of_as_waiting(bucket: Bucket, told: Courier) -> None:
+    told._has_status = {"theirs", "sent"}.__contains__
+    told.tell(document("theirs"))
+    told.tell(document("sent").evolve(attempt=1))
+    told.tell(document("ours"))
+    wait_for(lambda: not told._due)
+    assert {document.id for _, document in bucket.puts} == {"sent", "ours"}
+
+
+def test_in_a_foreign_bucket_nothing_more_is_told(bucket: Bucket, told: Courier) -> None:
+    bucket.errors.append(ForeignSite("another installation's"))
+    told.tell(document("cat"))
+    wait_for(lambda: not told._thread.is_alive())
+    told.tell(document("dog"))
+    assert [document.id for _, document in bucket.puts] == ["cat"]
+    assert "dog" not in told._newest
 
 
 def test_closing_is_quick(bucket: Bucket) -> None:

@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from handoff.job import Job, parse_job
 from handoff.messages import Language
 from handoff.spool.record import OpenModel, Plan
 from watcher.capabilities import Capabilities
-from watcher.pictures import NotYet, Pictures
-from watcher.planning import SEEDS_BELOW, MustFetch, Planner, settle_models
+from watcher.pictures import NotYet, Picture, Pictures
+from watcher.planning import LIGHT_BYTES, PICTURES, SEEDS_BELOW, MustFetch, Planner, settle_models
 from workflows.catalogue import Catalogue
 
 GRAPH: dict[str, Any] = {
@@ -155,6 +156,105 @@ def test_a_picture_from_elsewhere_is_fetched_where_that_does_no_harm(planner: Pl
     with pytest.raises(Failure) as caught:
         planner.plan(asked, may_fetch=True)
     assert caught.value.reason is Reason.FORBIDDEN_URL
+
+
+class CountedPictures(Pictures):
+    """Remembers what it was asked to copy; what is to be fetched counts as fetched."""
+
+    def __init__(self, folders: Path) -> None:
+        super().__init__(folders / "input", folders / "scratch")
+        self.copied: list[str] = []
+
+    def resolve(self, reference: str) -> Picture:
+        self.copied.append(reference)
+        if "://" in reference:
+            return Picture(name="uploads/far.png", sha256="", media_type="image/png", width=1, height=1)
+        return super().resolve(reference)
+
+
+@pytest.fixture
+def counted(folders: Path) -> CountedPictures:
+    return CountedPictures(folders)
+
+
+def counting(pictures: CountedPictures) -> Planner:
+    return Planner(catalogue=Catalogue(None), pictures=pictures, language="en", allow_graphs=True, node_deny=())
+
+
+def loading(*names: str) -> dict[str, Any]:
+    return {str(n): {"class_type": "LoadImage", "inputs": {"image": name}} for n, name in enumerate(names)}
+
+
+def test_a_picture_is_copied_once_however_many_nodes_load_it(counted: CountedPictures, folders: Path) -> None:
+    draw(folders / "input" / "cat.png")
+    graph = loading(*["cat.png", "cat.png [input]"] * 500)
+    plan = counting(counted).plan(job(graph=graph), may_fetch=False)
+    assert counted.copied == ["cat.png"]
+    names = {node["inputs"]["image"] for node in plan.graph.values()}
+    assert len(names) == 1
+    assert names.pop().startswith("uploads/")
+
+
+def test_nothing_is_copied_while_a_picture_is_missing(counted: CountedPictures, folders: Path) -> None:
+    for number in range(20):
+        draw(folders / "input" / f"{number}.png")
+    asked = job(graph=loading(*(f"{number}.png" for number in range(20)), "late.png"))
+    for may_fetch in (False, True):
+        with pytest.raises(NotYet, match=r"late\.png"):
+            counting(counted).plan(asked, may_fetch=may_fetch)
+    assert counted.copied == []
+    draw(folders / "input" / "late.png")
+    counting(counted).plan(asked, may_fetch=True)
+    assert len(counted.copied) == 21
+
+
+def test_nothing_is_fetched_while_a_named_picture_is_missing(counted: CountedPictures, folders: Path) -> None:
+    (folders / "two.json").write_text(json.dumps(loading("", "")))
+    (folders / "two.toml").write_text(
+        'title = "Two"\n[parameters.far]\ntype = "image"\nto = "0.image"\n[parameters.near]\ntype = "image"\nto = "1.image"\n'
+    )
+    planner = replace(counting(counted), catalogue=Catalogue(folders))
+    asked = job(workflow="two", params={"far": "https://example.com/a.png", "near": "cat.png"})
+    for may_fetch in (False, True):
+        with pytest.raises(NotYet, match=r"cat\.png"):
+            planner.plan(asked, may_fetch=may_fetch)
+    assert counted.copied == []
+    (folders / "input" / "cat.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(NotYet, match=r"cat\.png"):
+        planner.plan(asked, may_fetch=True)
+    assert counted.copied == ["cat.png"], "it is looked into before anything is fetched"
+    draw(folders / "input" / "cat.png")
+    with pytest.raises(MustFetch):
+        planner.plan(asked, may_fetch=False)
+    counted.copied.clear()
+    plan = planner.plan(asked, may_fetch=True)
+    assert counted.copied == ["cat.png", "https://example.com/a.png"]
+    assert plan.graph["0"]["inputs"]["image"] == "uploads/far.png"
+
+
+@pytest.mark.parametrize(("number", "heavy"), [(4, False), (5, True), (1, True)])
+def test_what_takes_long_to_decode_is_done_where_that_does_no_harm(
+    counted: CountedPictures, folders: Path, number: int, heavy: bool
+) -> None:
+    names = [f"{n}.png" for n in range(number)]
+    for name in names:
+        draw(folders / "input" / name)
+    if number == 1:
+        with (folders / "input" / "0.png").open("ab") as file:
+            file.truncate(LIGHT_BYTES + 1)
+    asked = job(graph=loading(*names))
+    if heavy:
+        with pytest.raises(MustFetch):
+            counting(counted).plan(asked, may_fetch=False)
+        assert counted.copied == []
+    counting(counted).plan(asked, may_fetch=heavy)
+    assert counted.copied == names
+
+
+def test_a_graph_with_very_many_pictures_is_refused_unread(counted: CountedPictures) -> None:
+    asked = job(graph=loading(*(f"{number}.png" for number in range(PICTURES + 1))))
+    assert reason(counting(counted), asked) is Reason.BAD_GRAPH
+    assert counted.copied == []
 
 
 # models
