@@ -7,6 +7,7 @@ makes stays in `data/demo-<n>/`; on a real ComfyUI the results also stay in its 
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -528,6 +529,13 @@ def _shorten(path: Path) -> str:
     return str(absolute.relative_to(here)) if absolute.is_relative_to(here) else str(absolute)
 
 
+def _command() -> str:
+    """How this command can be typed here: in a fresh clone it is not on the PATH."""
+    program = Path(sys.executable).with_name("handoff")
+    found = shutil.which("handoff")
+    return "handoff" if found and Path(found).resolve() == program.resolve() else shlex.quote(os.path.relpath(program))
+
+
 def _explain(stage: Stage, console: Console) -> None:
     said = [
         "",
@@ -537,9 +545,9 @@ def _explain(stage: Stage, console: Console) -> None:
     ]
     if stage.comfyui_url is None:
         said += [
-            "Next: start `handoff simulator` and `handoff watch`, each in a terminal, then",
+            f"Next: start `{_command()} simulator` and `{_command()} watch`, each in a terminal, then",
             f"  cp {stage.jobs}/city.json data/input/",
-            "A ComfyUI of your own: handoff demo --comfyui-url http://127.0.0.1:8188",
+            f"A ComfyUI of your own: {_command()} demo --comfyui-url http://127.0.0.1:8188",
         ]
     else:
         settings = {
@@ -549,7 +557,7 @@ def _explain(stage: Stage, console: Console) -> None:
         }
         said += [
             f"{stage.folders.spool} stays: every watcher needs it.",
-            "Next: put these lines into .env, start `handoff watch`, and cp jobs into input/:",
+            f"Next: put these lines into .env, start `{_command()} watch`, and cp jobs into input/:",
             *(f"  {name_of(field)}={value}" for field, value in settings.items()),
         ]
     for line in said:

@@ -13,7 +13,7 @@ def run(arguments: Sequence[str]) -> int:
         if (error.name or "").partition(".")[0] != "aiohttp":
             raise
         raise Stopped(
-            Exit.USAGE, "The simulator needs aiohttp: pip install 'handoff-comfyui[simulator]' installs it."
+            Exit.USAGE, "The simulator needs aiohttp: pip install '.[simulator]', in the project's folder, installs it."
         ) from None
     if "--help" in arguments or "-h" in arguments:
         print("Example: handoff simulator --port 8188 --base-directory data\n", flush=True)

@@ -4,7 +4,7 @@ Look-ups decide; the websocket only wakes and carries progress. Owned by the dec
 """
 
 import time
-from collections import deque
+from bisect import insort
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -85,7 +85,7 @@ class Execution:
         self._courier = courier
         self._handover = handover
         self._log = log.get()
-        self._ready: deque[Live] = deque()
+        self._ready: list[Live] = []
         self._inside: dict[str, Live] = {}
         self._load: dict[str, decisions.Inside] = {}
         """What each of them means for the next one's turn; asked for at every turn of the loop."""
@@ -122,14 +122,14 @@ class Execution:
     # sending
 
     def queue(self, live: Live) -> None:
-        """The job is claimed and planned: it is sent when there is room for it. One that was on its way goes first."""
+        """The job is claimed and planned: it is sent when there is room for it and it is the first by rank."""
         if live not in self._ready:
-            (self._ready.appendleft if live.resend else self._ready.append)(live)
+            insort(self._ready, live, key=lambda ready: ready.record.rank)
 
     def send_ready(self) -> None:
         """Sends what there is room for. Asked for at every turn of the loop, so that no way out of here can forget it."""
         while self._ready and not self._closed and self._may_send(alone=self._ready[0].alone):
-            self._send(self._ready.popleft())
+            self._send(self._ready.pop(0))
 
     def _may_send(self, *, alone: bool) -> bool:
         return (

@@ -91,6 +91,8 @@ class Reception:
         """Stamps of claims that a pool works on: never twice at once."""
         self._later: dict[str, str] = {}
         """Stamps of claims that are to be taken up again, and why."""
+        self._due: set[str] = set()
+        """Those of them for which a timer runs: one each, also where two tries of one claim came back."""
         self._bugs: dict[str, int] = {}
         self._unsettled: list[Claim] = []
         self._strangers: set[str] = set()
@@ -102,9 +104,9 @@ class Reception:
         self._pause_timer = False
 
     def start(self) -> None:
-        """Arms, then scans; from here on by itself."""
-        self._scan_again()
+        """Goes on with claims, arms, then scans; from here on by itself."""
         self.resume_claims()
+        self._scan_again()
 
     def resume_claims(self) -> None:
         """Goes on with drops that were claimed and not finished: by a killed watcher, or by one that was taken over."""
@@ -281,7 +283,7 @@ class Reception:
         """Whatever it was, the claim lies where it lay, and is taken up again."""
         self._in_hand.discard(claim.stamp)
         self._failed(error)
-        self._loop.after(FAILED_S, partial(self._take_later, claim))
+        self._take_after(claim, FAILED_S)
 
     def _take_outcome(self, outcome: Outcome, *, fetched: bool = False) -> None:
         claim = outcome.claim
@@ -331,13 +333,19 @@ class Reception:
             self._disk.report(later.error)
         if later.error is not None and (fetched or not isinstance(later.error, DiskUnavailable)):
             delay = FAILED_S
-        self._loop.after(delay, partial(self._take_later, claim))
+        self._take_after(claim, delay)
+
+    def _take_after(self, claim: Claim, seconds: float) -> None:
+        if claim.stamp not in self._due:
+            self._due.add(claim.stamp)
+            self._loop.after(seconds, partial(self._take_later, claim))
 
     def _take_later(self, claim: Claim) -> None:
+        self._due.discard(claim.stamp)
         if self._closed or claim.stamp not in self._later:
             return
         if self._disk.trouble:
-            self._loop.after(LATER_S, partial(self._take_later, claim))
+            self._take_after(claim, LATER_S)
         else:
             self._take(claim, may_fetch=False)
 

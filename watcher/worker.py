@@ -14,6 +14,7 @@ job, so what is published of it never goes backwards. After a crash `_resume` fi
 and its status.
 """
 
+import os
 import time
 from functools import partial
 from pathlib import Path
@@ -48,7 +49,7 @@ from watcher.live import Jobs, Live, Phase
 from watcher.loop import Loop, Timer
 from watcher.peers import Peers
 from watcher.pictures import NotYet, Pictures
-from watcher.planning import Planner
+from watcher.planning import MustFetch, Planner
 from watcher.publication import Publication
 from watcher.reception import Listener, Reception
 from watcher.submission import Submission
@@ -75,7 +76,7 @@ class Worker:
         self._seat = seat
         self._log = log.get()
         # one sender: ComfyUI works in the order in which the prompts arrive
-        self._loop = Loop(intake=1, fetch=4, files=2, send=1, comfyui=4, verify=2, bucket=4)
+        self._loop = Loop(intake=1, plan=1, fetch=4, files=2, send=1, comfyui=4, verify=2, bucket=4)
         self._tasks = Tasks(self._loop, self._advance, self._failed)
         self._jobs = Jobs()
         self._planning: set[str] = set()
@@ -125,7 +126,7 @@ class Worker:
             url_lifetime_s=settings.url_lifetime_s,
             language=settings.language,
         )
-        self._courier = Courier(delivery.put_progress)
+        self._courier = Courier(delivery.put_progress, has_status=lambda id: os.path.lexists(seat.folders.status(id)))
         self._check_site = site.ensure
         self._publication = Publication(
             self._tasks, delivery, self._courier, language=settings.language, on_filed=self._forget
@@ -285,6 +286,7 @@ class Worker:
         self._execution.start()
 
     def _disk_recovered(self) -> None:
+        self._resume_all()  # what could not be put back into the inbox meanwhile
         self._reception.scan()
 
     # one job
@@ -452,13 +454,15 @@ class Worker:
         self._skipped[live.token] = None
         self._release(live)
 
-    def _plan(self, live: Live) -> None:
+    def _plan(self, live: Live, *, may_fetch: bool = False) -> None:
+        """In one thread, so that the order stays; only what has to fetch pictures goes where it may take long."""
+
         def plan() -> Plan:
             job = parse_job(live.record.body, default_workflow=self._settings.default_workflow)
-            return self._planner.plan(job, may_fetch=True)
+            return self._planner.plan(job, may_fetch=may_fetch)
 
         self._planning.add(live.token)
-        self._tasks.run(live, "fetch", plan, self._planned, self._not_planned)
+        self._tasks.run(live, "fetch" if may_fetch else "plan", plan, self._planned, self._not_planned)
 
     def _planned(self, live: Live, plan: Plan) -> None:
         self._planning.discard(live.token)
@@ -472,6 +476,8 @@ class Worker:
         self._planning.discard(live.token)
         waited = time.monotonic() - live.arrived_at
         match error:
+            case MustFetch():
+                self._plan(live, may_fetch=True)
             case NotYet() if waited < self._settings.picture_wait_s:
                 self._parked.add(live.token)
                 self._tasks.later(live, PICTURE_S)

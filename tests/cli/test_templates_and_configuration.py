@@ -105,7 +105,7 @@ class TestConfig:
 
 def test_the_simulator_says_how_to_install_it(place: Place) -> None:
     (place.root / "aiohttp.py").write_text("raise ModuleNotFoundError(name='aiohttp')")
-    assert "handoff-comfyui[simulator]" in place.run("simulator").expect(2).err
+    assert ".[simulator]" in place.run("simulator").expect(2).err
 
 
 def test_the_simulator_takes_its_own_flags(place: Place) -> None:

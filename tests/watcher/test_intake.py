@@ -1,5 +1,6 @@
 """What lies in `input/`: what is a job's name, when a file is whole, and what becomes of everything else."""
 
+import errno
 import json
 import os
 import re
@@ -10,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from handoff.decode import BYTES, decode
-from handoff.failures import DiskUnavailable, Failure, Reason
+from handoff.durable import read_file
+from handoff.failures import DiskUnavailable, Failure, Permanent, Reason
 from handoff.folders import Folders
 from handoff.spool import reservations
 from handoff.spool.drops import NAME_LIMIT, Drops
@@ -357,6 +360,74 @@ def test_a_full_disk_is_nobodys_fault(desk: Desk) -> None:
     assert desk.rejected == {}
     desk.planner.errors = []
     assert isinstance(desk.intake.take(later.claim, may_fetch=False), Taken)
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("a mistake"), OSError(errno.ESTALE, "Stale file handle"), Permanent("no")]
+)
+def test_a_claim_always_comes_back(desk: Desk, error: Exception) -> None:
+    """Nobody else would look for it as long as this watcher lives; and the others of the batch are looked at."""
+    desk.planner.errors = [error]
+    for age, name in enumerate(["b.json", "a.json"]):
+        os.utime(desk.write(name, {"prompt": "x"}), (1000 - age, 1000 - age))
+    first, second = desk.look("a.json", "b.json")
+    assert isinstance(first, Later)
+    assert isinstance(second, Later)
+    assert (first.error, first.bug) == ((error, None) if isinstance(error, OSError) else (None, error))
+    again = desk.intake.take(first.claim, may_fetch=False)
+    assert isinstance(again, Later)
+    assert desk.rejected == {}
+    desk.planner.errors = []
+    assert isinstance(desk.intake.take(first.claim, may_fetch=False), Taken)
+
+
+def test_a_claim_comes_back_when_it_cannot_be_rejected(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> str:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    desk.write("a.json", {"unknown": 1})
+    with monkeypatch.context() as patched:
+        patched.setattr(desk.drops, "reject", refuse)
+        later = only(desk.look("a.json"), Later)
+    assert isinstance(desk.intake.take(later.claim, may_fetch=False), Rejected)
+
+
+@pytest.mark.parametrize("trouble", [errno.EIO, errno.EMFILE, errno.ESTALE, errno.ENOMEM])
+def test_no_job_is_rejected_for_the_installations_trouble(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, trouble: int
+) -> None:
+    def refuse(path: str, limit: int) -> bytes:
+        if path.endswith("bad.json"):
+            raise OSError(trouble, os.strerror(trouble), path)
+        return read_file(path, limit)
+
+    for age, name in enumerate(["good.json", "bad.json"]):
+        os.utime(desk.write(name, {"prompt": "x"}), (1000 - age, 1000 - age))
+    with monkeypatch.context() as patched, capture_logs() as logs:
+        patched.setattr(module, "read_file", refuse)
+        assert only(desk.look("bad.json", "good.json"), Taken).claim.name == "good.json"
+        desk.clock.now += 10 * SETTLE_S
+        assert desk.look("bad.json") == []
+        claim = desk.drops.claim("bad.json")
+        assert claim is not None
+        later = desk.intake.take(claim, may_fetch=False)
+        assert isinstance(later, Later)
+        assert isinstance(later.error, OSError)
+    assert [(line["event"], line["file"]) for line in logs] == [("left_alone", "bad.json")]
+    assert desk.intake.left_alone == {"bad.json"}
+    desk.intake.scan()
+    assert desk.intake.left_alone == set(), "it is gone"
+    assert isinstance(desk.intake.take(claim, may_fetch=False), Taken)
+
+
+def test_nothing_is_kept_of_a_claim_that_was_finished_elsewhere(desk: Desk) -> None:
+    desk.planner.errors = [NotYet("cat.png")]
+    desk.write("a.json", {"prompt": "x"})
+    later = only(desk.look("a.json"), Later)
+    assert desk.intake._waiting_since
+    os.unlink(desk.drops.path(later.claim))
+    assert isinstance(desk.intake.take(later.claim, may_fetch=False), Taken)
+    assert desk.intake._waiting_since == {}
 
 
 def test_the_same_id_again(desk: Desk) -> None:
