@@ -529,11 +529,11 @@ def _shorten(path: Path) -> str:
     return str(absolute.relative_to(here)) if absolute.is_relative_to(here) else str(absolute)
 
 
-def _command() -> str:
+def _name() -> str:
     """How this command can be typed here: in a fresh clone it is not on the PATH."""
     program = Path(sys.executable).with_name("handoff")
-    found = shutil.which("handoff")
-    return "handoff" if found and Path(found).resolve() == program.resolve() else shlex.quote(os.path.relpath(program))
+    is_at_hand = shutil.which("handoff") is not None or not program.is_relative_to(Path.cwd())
+    return "handoff" if is_at_hand else shlex.quote(_shown(program))
 
 
 def _explain(stage: Stage, console: Console) -> None:
@@ -545,9 +545,9 @@ def _explain(stage: Stage, console: Console) -> None:
     ]
     if stage.comfyui_url is None:
         said += [
-            f"Next: start `{_command()} simulator` and `{_command()} watch`, each in a terminal, then",
+            f"Next: start `{_name()} simulator` and `{_name()} watch`, each in a terminal, then",
             f"  cp {stage.jobs}/city.json data/input/",
-            f"A ComfyUI of your own: {_command()} demo --comfyui-url http://127.0.0.1:8188",
+            f"A ComfyUI of your own: {_name()} demo --comfyui-url http://127.0.0.1:8188",
         ]
     else:
         settings = {
@@ -557,7 +557,7 @@ def _explain(stage: Stage, console: Console) -> None:
         }
         said += [
             f"{stage.folders.spool} stays: every watcher needs it.",
-            f"Next: put these lines into .env, start `{_command()} watch`, and cp jobs into input/:",
+            f"Next: put these lines into .env, start `{_name()} watch`, and cp jobs into input/:",
             *(f"  {name_of(field)}={value}" for field, value in settings.items()),
         ]
     for line in said:

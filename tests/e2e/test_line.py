@@ -27,7 +27,7 @@ def submit(volume: Volume, id: str, body: Job) -> None:
     job = parse_job(body, default_workflow="txt2img")
     received = timestamps.to_text(timestamps.now())
     record = Record(
-        token="0" * 16, id=id, sha256=job.sha256, received_at=received, priority=job.priority, body=job.body
+        token="0" * 16, id=id, sha256=job.sha256, received_at=received, priority=job.priority or 0, body=job.body
     )
     assert publisher.publish(folders, record) == "new"
 
