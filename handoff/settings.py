@@ -142,7 +142,7 @@ def load(program: type[Program], environment: Mapping[str, str] = os.environ) ->
 
 
 def _explain(place: tuple[int | str, ...], problem: str) -> str:
-    return f"{name_of(str(place[0]))}: {problem}"
+    return f"{name_of(str(place[0]))}: {problem.removeprefix('Value error, ')}"
 
 
 def make_folders(settings: Settings) -> Folders:

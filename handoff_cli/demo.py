@@ -33,13 +33,14 @@ from handoff.folders import Folders
 from handoff.masking import mask_urls
 from handoff.settings import PREFIX, SettingsError, WatcherSettings, load, name_of
 from handoff.spool import lease
-from handoff.spool.seat import other_watchers
+from handoff.spool.seat import UNFINISHED, other_watchers
 from handoff.state import Status
 from handoff.status import OutputEntry, StatusDocument
 from handoff_cli.doctor import FolderSearch, find_comfyui_folders
 from handoff_cli.exits import Exit
 from handoff_cli.rendering import clean, show_status
 from watcher.comfyui import ComfyUI
+from watcher.intake import is_job_name
 
 LIMIT_S = 60.0  # on the simulator
 REAL_LIMIT_S = 300.0  # a real ComfyUI may have others' work in its queue
@@ -146,6 +147,8 @@ def _set_up(comfyui_url: str | None) -> Stage:
         raise _CannotRun(f"{comfyui_url} is no address: write it as http://HOST:PORT", Exit.USAGE)
     folders = _find_folders(comfyui_url)
     _check_no_other_watcher(folders)
+    _check_no_backlog(folders)
+    _check_no_backlog(folders)
     return Stage(root=_make_root(), folders=folders, comfyui_url=comfyui_url)
 
 
@@ -217,6 +220,20 @@ def _check_no_other_watcher(folders: Folders) -> None:
                     " `handoff submit canvas --wait`, or stop it first.",
                     Exit.UNREACHABLE,
                 )
+
+
+def _check_no_backlog(folders: Folders) -> None:
+    """The demo's watcher would take every job that waits here, and put its results into the demo's own bucket."""
+    waiting = [name for name in os.listdir(folders.input) if is_job_name(name)]
+    with suppress(FileNotFoundError):
+        waiting += os.listdir(folders.inbox)
+        for wid in other_watchers(folders, ""):
+            waiting += [name for name in os.listdir(folders.watcher(wid)) if name.startswith(UNFINISHED)]
+    if waiting:
+        raise _CannotRun(
+            f"{len(waiting)} jobs of somebody wait in {folders.input}: `{_name()} watch` runs them, and no demo is needed.",
+            Exit.UNREACHABLE,
+        )
 
 
 # ── the play ──
@@ -533,7 +550,7 @@ def _name() -> str:
     """How this command can be typed here: in a fresh clone it is not on the PATH."""
     program = Path(sys.executable).with_name("handoff")
     is_at_hand = shutil.which("handoff") is not None or not program.is_relative_to(Path.cwd())
-    return "handoff" if is_at_hand else shlex.quote(_shown(program))
+    return "handoff" if is_at_hand else shlex.quote(_shorten(program))
 
 
 def _explain(stage: Stage, console: Console) -> None:

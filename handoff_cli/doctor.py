@@ -480,7 +480,9 @@ def check_workflows(settings: WatcherSettings) -> Iterator[Finding]:
             yield _failed(name, "; ".join(entry.problems), f"Mend it: handoff workflows check {entry.name}")
         elif described is not None and (problems := check_template(entry, described)):
             yield _warning(
-                name, "; ".join(problems[:3]), "Install the nodes or models into ComfyUI, or leave it unused."
+                name,
+                "; ".join(problems[:3]),
+                f"Install what it lacks into ComfyUI, or leave it unused: handoff workflows check {entry.name}",
             )
         else:
             fitting.append(entry.name)

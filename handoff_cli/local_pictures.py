@@ -10,13 +10,14 @@ from pathlib import Path
 from handoff.durable import disk_errors
 from handoff.failures import Failure, Reason
 from handoff.folders import FOLDER_MODE, Folders
+from handoff_cli.exits import Exit, Stopped
 from watcher.pictures import Limits, Pictures
 
 
 def find_local(reference: str) -> Path | None:
     """The local file that a parameter's text names; None where it is a reference that the watcher understands.
 
-    A file here goes before one of that name in `input/`. Raises Failure(MISSING_PICTURE) for a path that leads nowhere.
+    A file here goes before one of that name in `input/`. Raises Stopped for a path that leads nowhere.
     """
     if "://" in reference or reference[:5].lower() == "data:":
         return None
@@ -26,7 +27,9 @@ def find_local(reference: str) -> Path | None:
     is_name = "/" not in reference.removeprefix("uploads/")
     if is_name and not reference.startswith(("~", ".")):
         return None  # it lies in input/, or will soon: the watcher waits for it
-    raise Failure(Reason.MISSING_PICTURE, picture=reference, seconds=0)
+    raise Stopped(
+        Exit.USAGE, f"{reference}: there is no such file here. A name without a folder is looked for in input/."
+    )
 
 
 def upload(path: Path, folders: Folders) -> str:

@@ -134,6 +134,11 @@ class ComfyUIWatch:
             hint="it answers but no longer executes; only a restart helps"
             + ("" if self._restart_command else ": restart it, or set HANDOFF_COMFYUI_RESTART"),
         )
+        self._revive()
+
+    def _revive(self) -> None:
+        """By the command where there is one, though not too often; else somebody else may do it."""
+        now = time.monotonic()
         if self._restart_command and now - self._restarted_at >= RESTART_S:
             self._restarted_at = now
             self._loop.spawn("comfyui", self._restart, lambda _: self.check(), self._missed)
@@ -148,7 +153,7 @@ class ComfyUIWatch:
         if queue.running or not queue.waiting:
             self.check()
         else:
-            self._loop.after(DEAD_WORKER_S, self._look_again)
+            self._revive()
 
     def _restart(self) -> None:
         assert self._restart_command is not None

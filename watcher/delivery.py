@@ -73,7 +73,6 @@ class Delivery:
         return saving
 
     def _describe(self, record: Record, output: Output) -> OutputEntry:
-        key = _key(record, output.name)
         return OutputEntry(
             name=output.name,
             kind=output.kind,
@@ -82,9 +81,24 @@ class Delivery:
             sha256=output.sha256,
             width=output.width,
             height=output.height,
-            key=f"{self.prefix}/{key}" if self.prefix else key,
-            url=self.store.url(key, expires_s=self.url_lifetime_s) if self.url_lifetime_s else None,
+            key=self._key(record, output.name),
+            url=self._url(record, output.name),
         )
+
+    def renew_links(self, record: Record, document: StatusDocument) -> StatusDocument:
+        """Links as of now: since `saving` the bucket, its keys or a week may have changed."""
+        outputs = [
+            output.model_copy(update={"key": self._key(record, output.name), "url": self._url(record, output.name)})
+            for output in document.outputs
+        ]
+        return document.evolve(outputs=outputs).with_links()
+
+    def _key(self, record: Record, name: str) -> str:
+        key = _key(record, name)
+        return f"{self.prefix}/{key}" if self.prefix else key
+
+    def _url(self, record: Record, name: str) -> str | None:
+        return self.store.url(_key(record, name), expires_s=self.url_lifetime_s) if self.url_lifetime_s else None
 
     def mirror(self, record: Record, document: StatusDocument, *, job_document_put: bool) -> None:
         """Puts every object the final status will name.

@@ -37,8 +37,8 @@ class Peers:
                 document: Any = json.loads(durable.read_file(f"{folder}/server.json", _LIMIT))
                 theirs = Capabilities.from_json(document)
                 server = str(document["server"])
-            except (OSError, EdgeError, ValueError, KeyError, TypeError):
-                continue  # it has not seen its ComfyUI yet
+            except (OSError, EdgeError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+                continue  # it has not seen its ComfyUI yet, or what it wrote is damaged
             missing = lacks(graph, theirs)
             if missing:
                 lacking.append(f"{server} lacks {', '.join(missing)}")

@@ -86,6 +86,7 @@ class Publication:
         """Three steps in one task, since somebody waits for the last: what is done stays done, whichever step fails."""
         self._delivery.mirror(live.record, live.document, job_document_put=live.job_document == "put")
         live.job_document = "put"
+        live.document = self._delivery.renew_links(live.record, live.document)
         self._fix_end(live, state.Event.MIRRORED, None)
         self._decide_and_conclude(live)
 

@@ -155,13 +155,15 @@ def _check_parameter(parameter: Parameter, found: _Input) -> Iterator[str]:
 
 
 def _check_limits(parameter: Parameter, found: _Input) -> Iterator[str]:
+    """Only limits that promise more than ComfyUI takes. Where none is set it refuses such a value itself, and says so."""
     low, high = (_read_limit(found.options, key) for key in ("min", "max"))
-    least = 0 if parameter.kind is Kind.SEED else parameter.lowest  # -1 is drawn, and never sent
-    if low is not None and (least is None or least < low):
-        yield f"its minimum is {'not set' if parameter.minimum is None else least}, and ComfyUI takes no less than {low}"
+    drawn = parameter.kind is Kind.SEED  # nobody chose the value that would be refused
+    least = 0 if drawn else parameter.lowest  # -1 is drawn, and never sent
+    if low is not None and least is not None and (drawn or parameter.minimum is not None) and least < low:
+        yield f"its minimum is {least}, and ComfyUI takes no less than {low}"
     most = parameter.highest
-    if high is not None and (most is None or most > high):
-        yield f"its maximum is {'not set' if parameter.maximum is None else most}, and ComfyUI takes no more than {high}"
+    if high is not None and most is not None and (drawn or parameter.maximum is not None) and most > high:
+        yield f"its maximum is {most}, and ComfyUI takes no more than {high}"
 
 
 def _read_limit(options: Mapping[str, Any], key: str) -> int | float | None:

@@ -19,7 +19,7 @@ from handoff.folders import FOLDER_MODE, Folders
 from handoff.spool import lease
 
 TRIAL = ".trial-"  # what the names of trials begin with; a killed start may leave some
-_JOBS = ("c-", "b-", "r-", "from-")  # what a watcher that leaves may not take with it
+UNFINISHED = ("c-", "b-", "r-", "from-")  # what a watcher that leaves may not take with it
 
 
 class Fenced(Exception):  # noqa: N818
@@ -112,7 +112,7 @@ class Seat:
         """
         with suppress(OSError):
             names = os.listdir(self.path)
-            if not any(name.startswith(_JOBS) for name in names):
+            if not any(name.startswith(UNFINISHED) for name in names):
                 for name in sorted(names, key="lease".__eq__):
                     os.unlink(f"{self.path}/{name}")
                 os.rmdir(self.path)

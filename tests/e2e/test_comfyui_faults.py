@@ -179,7 +179,7 @@ def test_a_result_from_the_cache_whose_file_is_gone_is_no_success(house: House, 
 
 def test_the_same_graph_twice_gives_two_whole_results(house: House) -> None:
     nodes = graph()
-    one, two = draw(house, "same-1", {"graph": nodes}), draw(house, "same-2", {"graph": nodes})
+    one, two = draw(house, "twin-a", {"graph": nodes}), draw(house, "twin-b", {"graph": nodes})
     assert one["ok"]
     assert two["ok"]
     assert one["outputs"][0]["name"] != two["outputs"][0]["name"]

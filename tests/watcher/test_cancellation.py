@@ -2,8 +2,8 @@
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,6 +16,7 @@ from handoff.spool.listing import describe_waiting
 from handoff.spool.record import Record
 from handoff.spool.seat import Seat
 from handoff.state import Event
+from handoff.status import describe_failure
 from tests.watcher.stepping import SteppingLoop, use_clock
 from watcher import cancellation
 from watcher.cancellation import UNKNOWN_S, Cancellation
@@ -68,9 +69,8 @@ class Scene:
         return record
 
     def finish(self, record: Record) -> None:
-        document = describe_waiting(record).finish(
-            Event.FAILED, timestamps.now(), error={"reason": "timeout", "message": "m", "hint": "h", "retryable": True}
-        )
+        error = describe_failure(Failure(Reason.TIMEOUT, seconds=1.0), "en", id=record.id)
+        document = describe_waiting(record).finish(Event.FAILED, timestamps.now(), error=error)
         os.makedirs(self.folders.job(record.id))
         Path(self.folders.status(record.id)).write_bytes(document.to_bytes())
 
@@ -91,7 +91,7 @@ class Scene:
 
 
 @pytest.fixture
-def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     scene = Scene(tmp_path, monkeypatch)
     yield scene
     scene.seat.leave()

@@ -173,7 +173,6 @@ def test_the_restart_command_runs_once_in_a_while(monkeypatch: pytest.MonkeyPatc
     assert (tmp_path / "restarts").read_text() == "x"
 
 
-@pytest.mark.xfail(strict=True, reason="a worker that dies soon after a restart is given up")
 def test_the_restart_command_runs_again_when_one_restart_was_not_enough(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -46,6 +46,9 @@ class Bucket:
         if not job_document_put:
             self.put_job_document(record)
 
+    def renew_links(self, record: Record, document: StatusDocument) -> StatusDocument:
+        return document
+
     def decide(self, record: Record, document: StatusDocument) -> None:
         self._step("decide", record.id)
 
@@ -214,7 +217,9 @@ def test_one_with_trouble_of_its_own_gives_way(scene: Scene) -> None:
     assert len(scene.filed) == 3
 
 
-def test_an_output_that_is_missing_says_nothing_about_the_bucket(scene: Scene) -> None:
+def test_an_output_that_is_missing_says_nothing_about_the_bucket(
+    scene: Scene, capsys: pytest.CaptureFixture[str]
+) -> None:
     scene.bucket.away = True
     for name in ("robbed", "other"):
         scene.publication.mirror(scene.make_saving(name))
@@ -224,6 +229,7 @@ def test_an_output_that_is_missing_says_nothing_about_the_bucket(scene: Scene) -
     assert scene.publication.trouble is not None
     assert scene.filed == []
     assert ("decide", "robbed") in scene.bucket.steps, "its end is known"
+    assert "bucket_back" not in capsys.readouterr().out
     scene.bucket.away = False
     scene.loop.pass_time(60)
     assert sorted(scene.filed) == ["other", "robbed"]

@@ -169,8 +169,9 @@ def test_the_decision_of_a_failed_job_does_not_wait_for_the_bucket(
             gate.set()
 
 
-def test_a_takeover_that_a_full_disk_interrupts_is_finished_at_a_later_beat(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("trouble", [errno.ENOSPC, errno.EACCES])
+def test_a_takeover_that_is_interrupted_is_finished_at_a_later_beat(
+    place: Place, monkeypatch: pytest.MonkeyPatch, trouble: int
 ) -> None:
     dying = Seat(place.folders, "another ComfyUI")
     place.claim("inherited", dying)
@@ -178,7 +179,7 @@ def test_a_takeover_that_a_full_disk_interrupts_is_finished_at_a_later_beat(
         worker = place.make_worker(simulator.url)
         with place.running(worker):
             eventually(lambda: worker._comfyui_watch.usable, "it is up")
-            failed = _fill_disk_once(monkeypatch)
+            failed = _fail_once(monkeypatch, trouble)
             dying.leave()  # its folder stays, with the job
             worker._death_watch._lease_s = 0.5  # the setting allows no less than 5 s
             assert place.ended("inherited", limit_s=14)["ok"]
@@ -187,15 +188,15 @@ def test_a_takeover_that_a_full_disk_interrupts_is_finished_at_a_later_beat(
     assert not os.path.exists(place.folders.watcher(dying.wid))
 
 
-def _fill_disk_once(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The first record that is moved out of a `from-*` folder does not fit. Returns what did not."""
+def _fail_once(monkeypatch: pytest.MonkeyPatch, trouble: int) -> list[str]:
+    """The first record cannot be moved out of a `from-*` folder. Returns what could not."""
     rename = os.rename
     failed: list[str] = []
 
     def rename_or_fail(source: Any, target: Any, **folders: Any) -> None:
         if "/from-" in str(source) and "/r-" in str(source) and not failed:
             failed.append("r-")
-            raise OSError(errno.ENOSPC, "No space left on device", str(target))
+            raise OSError(trouble, os.strerror(trouble), str(target))
         rename(source, target, **folders)
 
     monkeypatch.setattr(os, "rename", rename_or_fail)
@@ -211,7 +212,7 @@ def test_a_start_begins_nothing_before_its_takeovers_are_finished(
         first._loop.close(by=time.monotonic())
         place.claim("inherited", dead)
         dead.leave()
-        failed = _fill_disk_once(monkeypatch)
+        failed = _fail_once(monkeypatch, errno.ENOSPC)
         second = place.make_worker(simulator.url)
         with pytest.raises(DiskUnavailable):
             second.run()

@@ -97,10 +97,8 @@ def test_what_comfyui_would_refuse_or_ignore_is_said(changes: dict[str, Any], sa
     ("parameters", "said"),
     [
         ('type = "int"\nto = "1.width"\nminimum = 1\nmaximum = 20000', "x: its maximum is 20000, and ComfyUI takes no more than 16384"),
-        ('type = "int"\nto = "1.width"\nminimum = 1', "x: its maximum is not set, and ComfyUI takes no more than 16384"),
         ('type = "int"\nto = "1.width"\nminimum = 0\nmaximum = 5', "x: its minimum is 0, and ComfyUI takes no less than 1"),
-        ('type = "int"\nto = "1.width"\nmaximum = 5', "x: its minimum is not set, and ComfyUI takes no less than 1"),
-        ('type = "seed"\nto = "1.color"', "x: its maximum is not set, and ComfyUI takes no more than 16777215"),
+        ('type = "seed"\nto = "1.color"', "x: its maximum is 18446744073709551615, and ComfyUI takes no more than 16777215"),
         ('type = "float"\nto = "1.width"\nminimum = 1\nmaximum = 5', "x: it is of the type float, its input is INT"),
         ('type = "string"\nto = "1.width"', "x: it is of the type string, its input is INT"),
         ('type = "bool"\nto = "1.width"', "x: it is of the type bool, its input is INT"),
@@ -110,6 +108,11 @@ def test_what_comfyui_would_refuse_or_ignore_is_said(changes: dict[str, Any], sa
 )  # fmt: skip
 def test_a_parameter_that_reaches_further_than_its_node_is_said(parameters: str, said: str) -> None:
     assert _check(f"[parameters.x]\n{parameters}") == [said]
+
+
+@pytest.mark.parametrize("limit", ["minimum = 1", "maximum = 5", ""])
+def test_a_limit_that_is_not_set_is_comfyuis_to_keep(limit: str) -> None:
+    assert _check(f'[parameters.x]\ntype = "int"\nto = "1.width"\n{limit}') == []
 
 
 def test_a_parameter_of_an_input_that_is_gone_is_said() -> None:
