@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -106,11 +107,21 @@ def test_interrupted_it_leaves_nothing_running(tmp_path: Path, number: signal.Si
     assert processes_in(tmp_path) == []
 
 
+def wait_for_watcher(folder: Path) -> int:
+    """Its process id, once it is itself and no longer a copy of the demo."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        for pid in wait_for_processes(folder, 1):
+            with suppress(FileNotFoundError, ProcessLookupError):
+                if b"watch" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+                    return pid
+        time.sleep(0.01)
+    raise TimeoutError("no watcher was started")
+
+
 def test_a_watcher_that_dies_is_named(tmp_path: Path) -> None:
     process = subprocess.Popen(COMMAND, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True)
-    for pid in wait_for_processes(tmp_path / "data", 2):
-        if b"watch" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
-            os.kill(pid, signal.SIGKILL)
+    os.kill(wait_for_watcher(tmp_path / "data"), signal.SIGKILL)
     text, _ = process.communicate(timeout=20)
     assert process.returncode == 1
     assert "The watcher ended by itself" in text
