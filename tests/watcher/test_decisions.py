@@ -34,7 +34,7 @@ MEMORY = Failure(Reason.OUT_OF_MEMORY, problem="x")
 def record(attempt: int = 1, *ends: str, strikes: int = 0) -> Record:
     tries = [Try(attempt=n + 1, ended=end, strike=n < strikes) for n, end in enumerate(ends)]
     return Record(
-        token="0" * 16, id="cat", sha256="", received_at="", body={}, attempt=attempt, tries=tries,
+        token="0" * 16, id="cat", sha256="", received_at="2026-11-24T08:30:15.000Z", body={}, attempt=attempt, tries=tries,
         job=Plan(graph={}, run_timeout_s=9.0),
     )  # fmt: skip
 
