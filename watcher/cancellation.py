@@ -42,14 +42,23 @@ class Cancellation:
         self._journal = journal
         self._claim = claim
         self._reject = reject
-        self._unknown: dict[str, float] = {}
+        self._unknown: dict[str, tuple[float, float]] = {}
+        """Ids that nobody knows: when their mark was first and last seen."""
+        self._asked: set[str] = set()
         self._log = log.get()
 
     def take(self, id: str) -> None:
         """Somebody's wish, seen now, perhaps again."""
         live = self._jobs.find(id)
         if live is None:
-            self._tasks.aside("files", lambda: self._find(id), lambda found: self._act(id, found))
+            if id not in self._asked:
+                self._asked.add(id)
+                self._tasks.aside(
+                    "files",
+                    lambda: self._find(id),
+                    lambda found: self._act(id, found),
+                    lambda: self._asked.discard(id),
+                )
         elif not live.cancelled and not live.document.done:
             self._log.info("cancel", id=id, phase=live.phase.name)
             live.cancelled = True
@@ -65,11 +74,9 @@ class Cancellation:
         return replace(found, finished=document is not None and document.done)
 
     def _act(self, id: str, found: Reservation | None) -> None:
+        self._asked.discard(id)
         if found is None:
-            first = self._unknown.setdefault(id, time.monotonic())
-            if time.monotonic() - first >= UNKNOWN_S:
-                del self._unknown[id]
-                self._reject(os.path.basename(self._folders.cancel_mark(id)), Failure(Reason.UNKNOWN_ID, id=id))
+            self._wait_for(id)
             return
         self._unknown.pop(id, None)
         if self._jobs.find(id) is not None:  # claimed meanwhile
@@ -80,3 +87,13 @@ class Cancellation:
             self._log.info("cancel", id=id, phase="waiting")
             live.cancelled = True
             self._tasks.advance(live)
+
+    def _wait_for(self, id: str) -> None:
+        """The job may be on its way. A mark that was not seen for a while was taken back: the time starts anew."""
+        now = time.monotonic()
+        self._unknown = {id: seen for id, seen in self._unknown.items() if now - seen[1] < UNKNOWN_S}
+        first = self._unknown.get(id, (now, now))[0]
+        self._unknown[id] = (first, now)
+        if now - first >= UNKNOWN_S:
+            del self._unknown[id]
+            self._reject(os.path.basename(self._folders.cancel_mark(id)), Failure(Reason.UNKNOWN_ID, id=id))
