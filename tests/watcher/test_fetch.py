@@ -613,9 +613,23 @@ def certify(folder: Path, *hosts: str, days: int = 1) -> tuple[ssl.SSLContext, P
             .not_valid_after(end)
         )
 
+    # Python 3.13 checks strictly: an authority says what it may sign, and both say who signed
+    key_usage = x509.KeyUsage(
+        digital_signature=False,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=True,
+        crl_sign=True,
+        encipher_only=False,
+        decipher_only=False,
+    )
     authority = (
         build(issuer, authority_key.public_key())
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(key_usage, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(authority_key.public_key()), critical=False)
         .sign(authority_key, hashes.SHA256())
     )
     alternatives: list[x509.GeneralName] = [
@@ -624,6 +638,7 @@ def certify(folder: Path, *hosts: str, days: int = 1) -> tuple[ssl.SSLContext, P
     certificate = (
         build(x509.Name([]), key.public_key())
         .add_extension(x509.SubjectAlternativeName(alternatives), critical=True)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False)
         .sign(authority_key, hashes.SHA256())
     )
     pem = serialization.Encoding.PEM
