@@ -32,7 +32,6 @@ from handoff_cli.rendering import (
 _RETRY = re.compile(r"(?P<first>.+)-r(?P<number>[1-9][0-9]{0,5})")
 ENDINGS = {
     "lost": "ComfyUI lost it",
-    "not_arrived": "it never reached ComfyUI",
     "comfyui_error": "ComfyUI answered with an error of its own",
     "interrupted": "it was interrupted at ComfyUI",
     "out_of_memory": "the GPU ran out of memory",

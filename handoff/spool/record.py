@@ -46,7 +46,7 @@ class Try(_Part):
     """How an earlier attempt ended. A strike: it was running and then lost, as a job that kills ComfyUI would be."""
 
     attempt: int
-    ended: Literal["lost", "not_arrived", "comfyui_error", "interrupted", "out_of_memory"]
+    ended: Literal["lost", "comfyui_error", "interrupted", "out_of_memory"]
     strike: bool = False
 
 
