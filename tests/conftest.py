@@ -16,4 +16,4 @@ settings.register_profile(
 )
 settings.load_profile("default")
 
-pytest_plugins = ["tests.servers.rgw"]
+pytest_plugins = ["tests.figures", "tests.servers.rgw"]

@@ -30,12 +30,15 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
+from tests.servers import debian
+from tests.servers.debian import NotInstalledError
+
 # boto3, requests and cryptography are imported where they are used: every test session loads this module.
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 PROGRAMS = ("ceph-authtool", "monmaptool", "ceph", "ceph-mon", "ceph-osd", "radosgw", "radosgw-admin")
-INSTALL = "apt-get install -y --no-install-recommends radosgw ceph-mon ceph-osd"
+PACKAGES = ("radosgw", "ceph-mon", "ceph-osd")
 NOT_INSTALLED = 3
 """Exit status of the script when the programs are missing and cannot be installed."""
 
@@ -128,30 +131,13 @@ class S3Server:
         }
 
 
-class NotInstalledError(Exception):
-    """The server's programs are missing and cannot be installed here."""
-
-
 class StartFailedError(Exception):
     """A program of the server did not come up; the text ends in its log."""
 
 
 def install() -> None:
-    """Gets the programs with apt-get where they are missing. Needs root, apt-get and Debian's archive."""
-    if _installed():
-        return
-    by_hand = f"The real S3 server is missing; as root: apt-get update && {INSTALL}"
-    if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise NotInstalledError(by_hand)
-    quiet = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    for command in ("apt-get update", INSTALL):
-        done = subprocess.run(
-            command.split(), env=quiet, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900
-        )
-        if done.returncode:
-            raise NotInstalledError(f"{by_hand}\n{command} said:\n{done.stdout[-500:]}{done.stderr[-1500:]}")
-    if not _installed():
-        raise NotInstalledError(f"{by_hand}\napt-get succeeded, yet one of {', '.join(PROGRAMS)} is not on PATH")
+    """Raises NotInstalledError."""
+    debian.install(PROGRAMS, PACKAGES)
 
 
 def _installed() -> bool:
