@@ -14,6 +14,7 @@ from rich.table import Table
 from bench import fsyncs, growth, machine, memory, overhead, pickup, throughput
 from bench.figures import Figure
 from tests.servers import rgw
+from tests.servers.debian import NotInstalledError
 
 PARTS = ("pickup", "throughput", "overhead", "memory", "growth")
 
@@ -23,7 +24,7 @@ def main() -> int:
     if chosen.s3:
         try:
             rgw.install()
-        except rgw.NotInstalledError as error:
+        except NotInstalledError as error:
             print(error, file=sys.stderr)
             return 2
     console = Console(width=None if sys.stdout.isatty() else 160)

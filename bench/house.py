@@ -156,15 +156,15 @@ def run_simulator(root: Path, *, seconds_per_prompt: float = 0.0) -> Iterator[Si
 
 
 @contextlib.contextmanager
-def run_watcher(root: Path, simulator: Simulator, *, url: str | None = None, **settings: object) -> Iterator[House]:
+def run_watcher(root: Path, simulator: Simulator, *, url: str | None = None, **settings: Any) -> Iterator[House]:
     """`url`: where the watcher finds ComfyUI, if not at the simulator itself."""
-    with start_watcher(root, url or simulator.url, wrap=(), **settings) as watcher:
+    with start_watcher(root, url or simulator.url, **settings) as watcher:
         watcher.wait_for("comfyui_up")
         yield House(root, simulator, watcher)
 
 
 @contextlib.contextmanager
-def open_house(*, seconds_per_prompt: float = 0.0, **settings: object) -> Iterator[House]:
+def open_house(*, seconds_per_prompt: float = 0.0, **settings: Any) -> Iterator[House]:
     with (
         make_root() as root,
         run_simulator(root, seconds_per_prompt=seconds_per_prompt) as simulator,

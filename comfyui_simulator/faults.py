@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-OUTPUT_FAULTS = ("missing", "empty", "truncated", "symlink", "traversal")
+OUTPUT_FAULTS = ("missing", "empty", "truncated", "symlink", "directory", "changing", "traversal")
 
 
 @dataclass
@@ -19,6 +19,7 @@ class Faults:
     no_jobs_api: bool = False
     websocket: Literal["normal", "silent", "refuse"] = "normal"
     lost_replies: int = 0
+    silent_replies: int = 0
     errors_after_queue: int = 0
     delayed_posts: int = 0
     post_delay_s: float = 0.0

@@ -74,6 +74,10 @@ async def post_prompt(request: web.Request) -> web.StreamResponse:
         if faults.strikes("lost_replies"):
             assert request.transport is not None
             request.transport.abort()
+        if faults.strikes("silent_replies"):
+            while request.transport is not None and not request.transport.is_closing():  # noqa: ASYNC110  # as server.py does
+                await asyncio.sleep(0.05)
+            return answer
         if faults.strikes("errors_after_queue"):
             raise RuntimeError("an error after the prompt was queued, as asked for")
     return answer

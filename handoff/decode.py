@@ -92,6 +92,8 @@ def _read_text(data: bytes) -> tuple[str, bool]:
     if any(mark.startswith(written) for mark in (codecs.BOM_UTF8, *_UTF16)):
         return "", False
     try:
+        if data.startswith(codecs.BOM_UTF32_LE):  # which begins as UTF-16's does
+            raise Failure(Reason.BAD_ENCODING, problem="it looks like UTF-32")
         if data[:2] in _UTF16:
             text, used = _UTF16[data[:2]](_whole_units(data[2:]), "strict", False)
             return text, used + 2 == len(data)

@@ -1,6 +1,7 @@
 """Documents on disk: JSON objects that carry `schema`. A newer program reads older ones; an older one leaves newer ones alone."""
 
 import errno
+from contextlib import suppress
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -15,6 +16,14 @@ OWN_FAULTS = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO})
 
 class UnreadableDocument(EdgeError):  # noqa: N818
     """A document of ours that is damaged, or of a newer version. It is left where it is."""
+
+
+class DamagedDocument(UnreadableDocument):
+    """Its bytes are no document of any version."""
+
+
+class _Schema(BaseModel):
+    schema_version: int = Field(alias="schema")
 
 
 class Document(BaseModel):
@@ -39,10 +48,19 @@ class Document(BaseModel):
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             place = ".".join(str(part) for part in first["loc"])
-            raise UnreadableDocument(f"{where} is damaged: {place}: {first['msg']}") from None
+            cls._refuse_newer(data, where)
+            raise DamagedDocument(f"{where} is damaged: {place}: {first['msg']}") from None
         if document.schema_version > cls.newest:
-            raise UnreadableDocument(f"{where} was written by a newer version (schema {document.schema_version})")
+            cls._refuse_newer(data, where)
         return document
+
+    @classmethod
+    def _refuse_newer(cls, data: bytes, where: str) -> None:
+        """Of a newer version any key may mean something else, so its other faults are none."""
+        with suppress(ValidationError):
+            schema = _Schema.model_validate_json(data).schema_version
+            if schema > cls.newest:
+                raise UnreadableDocument(f"{where} was written by a newer version (schema {schema})")
 
     @classmethod
     def read(cls, path: str) -> Self:

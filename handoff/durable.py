@@ -106,11 +106,20 @@ def sync_file(path: str) -> None:
 
 
 def read_file(path: str, limit: int) -> bytes:
-    """The bytes of a regular file: no link followed, no pipe or device opened for waiting, never more than `limit` + 1 bytes.
+    """The bytes of a regular file: never more than `limit` + 1, no pipe or device opened for waiting, and no link
+    followed, neither the file nor its folder, since others may plant one on the volume.
 
     Raises Permanent for what is no regular file or is larger, and OSError.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        name = os.path.basename(path)
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    except OSError as error:
+        error.filename = path
+        raise
+    finally:
+        os.close(folder)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise Permanent(f"{path} is no regular file")

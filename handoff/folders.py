@@ -4,6 +4,7 @@
 the other.
 """
 
+import errno
 import os
 from dataclasses import dataclass
 
@@ -78,20 +79,19 @@ class Folders:
         return f"{self.output}/{id}/job.json"
 
     def make(self) -> None:
-        """Makes every folder below `input/` and `output/` that the protocol needs; those two must exist."""
-        for path in (self.uploads, self.rejected, self.inbox, self.ids, self.tmp, self.done, self.work):
-            os.makedirs(path, exist_ok=True)
-        for path in (
-            self.spool,
-            self.uploads,
-            self.rejected,
-            self.inbox,
-            self.ids,
-            self.tmp,
-            self.done,
-            self.pens,
-            self.work,
-        ):
+        """Makes every folder below `input/` and `output/` that the protocol needs; those two must exist.
+
+        A link in the place of one raises OSError (ELOOP): what is written and cleared away there would lie elsewhere.
+        """
+        own = (self.spool, self.uploads, self.rejected, self.inbox, self.ids, self.tmp, self.done, self.pens, self.work)
+        for path in own:
+            if os.path.islink(path):
+                raise OSError(errno.ELOOP, "is a symbolic link", path)
+            try:
+                os.mkdir(path)  # never `input/` or `output/` themselves: the volume may not be mounted just now
+            except FileExistsError:
+                if not os.path.isdir(path):
+                    raise
             try:
                 os.chmod(path, FOLDER_MODE)
             except PermissionError:  # another user made it: the modes are that user's affair, and doctor looks at them

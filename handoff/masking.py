@@ -1,10 +1,12 @@
 """What logs, errors, documents and the bucket may show: no secret by name, no URL with the parts that carry secrets. Pure."""
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
 MASK = "***"
+SHORTEST = 4  # characters; a secret that is shorter would be found in any text
 
 _SECRET_NAME = re.compile(
     r"(api|access|private|secret|auth)_?key|(^|_)(token|password|passwd|passphrase|pwd|secret|authorization|bearer|cookie|credentials?)(_|$)"
@@ -19,9 +21,7 @@ def mask_value(name: str, value: Any) -> Any:
 
     A link of a ComfyUI graph, [node id, number], is no secret whatever its input is called.
     """
-    if value in (None, "") or isinstance(value, bool | int | float) or not _is_secret(name) or _is_link(value):
-        return _mask(value)
-    return MASK
+    return MASK if _hides(name, value) else _mask(value)
 
 
 def mask_urls(text: str) -> str:
@@ -29,10 +29,33 @@ def mask_urls(text: str) -> str:
     return _URL.sub(_mask_url, text) if "://" in text else text
 
 
+def find_secrets(name: str, value: Any) -> set[str]:
+    """The texts in the value called `name` that `mask_value` hides because of a name, to be hidden wherever they turn up."""
+    if isinstance(value, dict):
+        return {
+            text for inner, item in value.items() for text in find_secrets(name if _hides(name, value) else inner, item)
+        }
+    if isinstance(value, list):
+        return {text for item in value for text in find_secrets(name if _hides(name, value) else "", item)}
+    return {value} if isinstance(value, str) and len(value) >= SHORTEST and _hides(name, value) else set()
+
+
+def hide(text: str, secrets: Iterable[str]) -> str:
+    """The text without the secrets: a program that was given one may repeat it in its own words."""
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, MASK)
+    return text
+
+
 @lru_cache(maxsize=1000)
 def _is_secret(name: str) -> bool:
     plain = _CAMEL.sub("_", name).lower().replace("-", "_").replace(" ", "_")
     return _SECRET_NAME.search(plain) is not None
+
+
+def _hides(name: str, value: Any) -> bool:
+    is_plain = value in (None, "") or isinstance(value, bool | int | float)
+    return not is_plain and _is_secret(name) and not _is_link(value)
 
 
 def _is_link(value: Any) -> bool:

@@ -371,6 +371,7 @@ WARNINGS: dict[str, dict[Language, str]] = {
     "text_cut": {"en": "The text of node {node} was cut after {bytes} bytes.", "zh": "节点 {node} 的文本在 {bytes} 字节后被截断。"},
     "texts_left_out": {"en": "Of the texts only the first {kept} were kept; {count} more were left out.", "zh": "文本只保留了前 {kept} 条，其余 {count} 条已略去。"},
     "nodes_left_out": {"en": "The outputs of {count} node(s) were left out: an id may have {limit} characters at most.", "zh": "{count} 个节点的输出已略去：节点 id 最多 {limit} 个字符。"},
+    "holds_secret": {"en": "{file} holds a secret of the graph: ComfyUI writes the graph into what it saves. Start ComfyUI with --disable-metadata.", "zh": "{file} 中含有图里的密钥：ComfyUI 会把图写入所保存的文件。请用 --disable-metadata 启动 ComfyUI。"},
     "elsewhere": {"en": "{file} was saved outside this job's own folder by a node that chooses its own place.", "zh": "{file} 由自行选择位置的节点保存在此任务的文件夹之外。"},
 }  # fmt: skip
 

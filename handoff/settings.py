@@ -4,6 +4,7 @@ The README's reference table is generated from these classes. Each program has i
 another's secrets. AWS credentials are boto3's own (`AWS_ACCESS_KEY_ID`, a profile, a role, …) and may stand in `.env`.
 """
 
+import errno
 import locale
 import os
 import socket
@@ -60,7 +61,8 @@ class Settings(BaseSettings):
 
     @property
     def folders(self) -> Folders:
-        return Folders(input=os.path.abspath(self.input_dir), output=os.path.abspath(self.output_dir))
+        """The operator's own links are resolved here, once; below, none is followed."""
+        return Folders(input=os.path.realpath(self.input_dir), output=os.path.realpath(self.output_dir))
 
 
 class WatcherSettings(Settings):
@@ -160,6 +162,8 @@ def make_folders(settings: Settings) -> Folders:
     try:
         folders.make()
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise SettingsError(f"{error.filename} is a symbolic link: make it a folder, or mount one there") from None
         raise SettingsError(
             f"{error.filename}: {error.strerror}. The watcher's user needs to write in {folders.input} and"
             f" {folders.output}: make both group-writable (chmod g+rwxs) and give the watcher that group"

@@ -1,6 +1,6 @@
 """Which installation a bucket's prefix belongs to. Two that share a prefix would overwrite each other's jobs.
 
-The installation's name is random and lies on its own volume; the marker `_site.json` in the bucket is written once.
+The installation's name is random and lies on its own volume, in `input/` and in `output/`; the marker `_site.json` in the bucket is written once.
 """
 
 import json
@@ -48,16 +48,29 @@ class Site:
 
 
 def _find_name(folders: Folders) -> str:
-    """The name that the first watcher of the volume gave it; a link lets exactly one win."""
-    path = f"{folders.spool}/site"
-    scratch = f"{folders.spool}/new-{secrets.token_hex(8)}"
-    if not os.path.lexists(path):
-        durable.write_file(scratch, f"{secrets.token_hex(16)}\n".encode())
-        with suppress(FileExistsError), durable.disk_errors(path):
-            os.link(scratch, path)
-        os.unlink(scratch)
-        durable.sync_folder(folders.spool)
-    return durable.read_file(path, _LIMIT).decode("ascii", "replace").strip()
+    """The name that the first watcher of the volume gave it; a link lets exactly one win.
+
+    It lies in both folders: who empties one of them has the same installation afterwards.
+    """
+    places = (folders.spool, folders.pens)
+    known = next((name for name in map(_read_file, places) if name), secrets.token_hex(16))
+    for folder in places:
+        if not os.path.lexists(f"{folder}/site"):
+            scratch = f"{folder}/new-{secrets.token_hex(8)}"
+            durable.write_file(scratch, f"{known}\n".encode())
+            with suppress(FileExistsError), durable.disk_errors(folder):
+                os.link(scratch, f"{folder}/site")
+            os.unlink(scratch)
+            durable.sync_folder(folder)
+        known = _read_file(folder) or known
+    return _read_file(folders.spool)
+
+
+def _read_file(folder: str) -> str:
+    try:
+        return durable.read_file(f"{folder}/site", _LIMIT).decode("ascii", "replace").strip()
+    except FileNotFoundError:
+        return ""
 
 
 def _read_name(data: bytes | None) -> str | None:

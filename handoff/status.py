@@ -95,7 +95,8 @@ class StatusDocument(Document):
 
     def finish(self, event: state.Event, at: datetime, **changes: Any) -> "StatusDocument":
         """The final document: succeeded for `Event.MIRRORED`, else what `error` tells."""
-        finished_at = timestamps.to_text(at)
+        # the clock may have been set back: texts of one form, in which the later one is the greater
+        finished_at = max(timestamps.to_text(at), self.created_at, self.started_at or "")
         finished = self.follow(event, finished_at=finished_at, step=None, **changes)
         if not finished.ok:
             return finished

@@ -1,5 +1,7 @@
 """Times as they stand in every document: RFC 3339, UTC, milliseconds, `Z`."""
 
+import functools
+import time
 from datetime import UTC, datetime
 
 
@@ -23,3 +25,24 @@ def from_text(text: str) -> datetime:
 def from_milliseconds(milliseconds: float) -> datetime:
     """ComfyUI's own times: milliseconds since 1970."""
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+@functools.cache
+def boot_id() -> str:
+    """Which run of which machine this is; containers of one host share it."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
+def uptime() -> str:
+    """Now, by the clock since the machine's start, which all its containers share and no setting of the time changes."""
+    return f"{boot_id()} {time.clock_gettime(time.CLOCK_BOOTTIME):.3f}"
+
+
+def seconds_since(uptime: str | None) -> float | None:
+    """None where that clock does not tell: of another machine, or of before its restart."""
+    boot, _, seconds = (uptime or "").partition(" ")
+    try:
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - float(seconds) if boot == boot_id() else None
+    except ValueError:
+        return None

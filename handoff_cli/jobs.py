@@ -209,6 +209,7 @@ def make_retry(record: Record, *, received_at: str) -> Record:
         owner=record.owner,
         retry_of=record.id,
         received_at=received_at,
+        received_uptime=timestamps.uptime(),
         priority=record.priority,
         body=record.body,
         job=record.job,

@@ -31,10 +31,11 @@ def explain(error: Exception) -> tuple[Exit, str] | None:
         return error.status, str(error)
     from handoff.failures import EdgeError, Failure
     from handoff.settings import SettingsError
+    from handoff.site import ForeignSite
     from handoff.spool.seat import SecondWatcher, UnfitVolume
 
     match error:
-        case SettingsError() | UnfitVolume() | SecondWatcher():
+        case SettingsError() | UnfitVolume() | SecondWatcher() | ForeignSite():
             return Exit.USAGE, str(error)
         case Failure():
             from handoff_cli.installation import read_language

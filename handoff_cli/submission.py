@@ -213,6 +213,7 @@ def make_record(job: Job, *, source: str | None, folders: Folders) -> Record:
         source=source,
         owner="cli",
         received_at=timestamps.to_text(now),
+        received_uptime=timestamps.uptime(),
         priority=job.priority or 0,
         body=job.body,
     )

@@ -156,3 +156,17 @@ def test_the_name_of_a_setting() -> None:
 def test_a_watcher_may_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HANDOFF_WATCHER_NAME", "gpu 1")
     assert load(WatcherSettings).server == "gpu 1"
+
+
+def test_links_to_the_two_folders_are_followed_and_links_below_them_are_not(tmp_path: Path) -> None:
+    for name in ("real", "data", "elsewhere"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "data" / "input").symlink_to(tmp_path / "real")
+    folders = make_folders(load(WatcherSettings))
+    assert folders.input == str(tmp_path / "real")
+    Path(folders.done).rmdir()
+    Path(folders.done).symlink_to(tmp_path / "elsewhere")
+    mode = (tmp_path / "elsewhere").stat().st_mode
+    with pytest.raises(SettingsError, match=r"done is a symbolic link: make it a folder, or mount one there"):
+        make_folders(load(WatcherSettings))
+    assert (tmp_path / "elsewhere").stat().st_mode == mode

@@ -18,7 +18,7 @@ from handoff.failures import Failure, Reason, Unavailable
 from handoff.folders import FOLDER_MODE
 from handoff.status import Kind, TextEntry
 from watcher.comfyui import ComfyUI
-from watcher.graph import DEFAULT_LABEL, Graph, Warnings, describe_node, node_order
+from watcher.graph import DEFAULT_LABEL, Graph, Warnings, describe_node, node_order, secrets_of
 from watcher.media import ENDS, Broken, examine, fitting_extension, own_extension
 from watcher.prompts import Prompt
 
@@ -111,16 +111,21 @@ def collect(
         default_label = PREVIEW_LABEL
     if not files and not listing.texts:
         raise Failure(Reason.NO_OUTPUTS)
+    secrets = [secret.encode() for secret in secrets_of(graph)]
     verified: list[Output] = []
     for file in files:
+        is_own = file.path.startswith(f"{work}/")
         with _blame(graph, file.node):
-            if file.path.startswith(f"{work}/"):
-                verified.append(_verify(file, output))
-                continue
-            if file.path.startswith(_OWN_FOLDER):
+            if not is_own and file.path.startswith(_OWN_FOLDER):
                 raise _broken(file, "it belongs to another job")
-            verified.append(_verify(file, output, not_before=started - CLOCK_TOLERANCE_S))
+            made, tells = _verify(
+                file, output, not_before=0.0 if is_own else started - CLOCK_TOLERANCE_S, secrets=secrets
+            )
+        verified.append(made)
+        if not is_own:
             warnings.append(("elsewhere", {"file": file.shown}))
+        if tells:
+            warnings.append(("holds_secret", {"file": file.shown}))
     marked = [
         (labels.get(file.node, default_label), file.node, fitting_extension(file.filename, made.media_type))
         for file, made in zip(files, verified, strict=True)
@@ -211,23 +216,28 @@ def _number(stem: str, extension: str, numbers: Counter[str], taken: set[str]) -
             return name
 
 
-def _verify(file: Listed, output: str, not_before: float = 0.0) -> Output:
-    """Reads the file once, from the first byte to the last. It gets its name later, when all are known."""
+def _verify(file: Listed, output: str, *, not_before: float, secrets: list[bytes]) -> tuple[Output, bool]:
+    """Reads the file once, from the first byte to the last. It gets its name later, when all are known.
+
+    Also whether one of the secrets stands in it, as plain text.
+    """
+    overlap = max(map(len, secrets), default=0)
     with _unavailable(f"cannot read {file.shown} in {output}"), _open_below(output, file) as stream:
         if os.fstat(stream.fileno()).st_mtime < not_before:
             raise _broken(file, "it is older than this job")
-        digest, head, tail, size = hashlib.sha256(), b"", b"", 0
+        digest, head, tail, size, tells = hashlib.sha256(), b"", b"", 0, False
         while part := stream.read(1 << 20):
             digest.update(part)
+            tells = tells or any(secret in tail + part for secret in secrets)
             head = head or part[:ENDS]
-            tail = (tail + part)[-ENDS:]
+            tail = (tail + part)[-max(ENDS, overlap) :]
             size += len(part)
-        os.fsync(stream.fileno())
+        _flush(stream.fileno())
         try:
-            media = examine(stream, file.filename, head=head, tail=tail, size=size)
+            media = examine(stream, file.filename, head=head, tail=tail[-ENDS:], size=size)
         except Broken as error:
             raise _broken(file, str(error)) from None
-    return Output(
+    made = Output(
         name="",
         node=file.node,
         source=f"{output}/{file.path}",
@@ -238,6 +248,21 @@ def _verify(file: Listed, output: str, not_before: float = 0.0) -> Output:
         width=media.width,
         height=media.height,
     )
+    return made, tells
+
+
+def _flush(descriptor: int) -> None:
+    """Linux reports a failed write once and then takes the pages for written: the next fsync would succeed without them.
+
+    The same bytes written over themselves make it try again. Not promised where ComfyUI's file may not be written to.
+    """
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        with suppress(OSError), open(f"/proc/self/fd/{descriptor}", "r+b", buffering=0) as file:
+            while part := os.pread(file.fileno(), 1 << 20, file.tell()):
+                file.write(part)
+        raise
 
 
 def _open_below(output: str, file: Listed) -> BinaryIO:

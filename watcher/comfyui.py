@@ -7,7 +7,7 @@ end up in messages are cut and masked.
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,8 +21,8 @@ from urllib3.exceptions import HTTPError, LocationValueError, MaxRetryError, New
 
 from handoff.failures import EdgeError, Failure, Reason, Transient, Unavailable
 from handoff.masking import mask_urls
-from watcher.graph import Graph, check_graph
-from watcher.http_adapter import open_adapter
+from watcher.graph import Graph, check_graph, hide_secrets
+from watcher.http_adapter import looking_beside, open_adapter
 from watcher.prompts import CancelAnswer, HistoryEntry, JobAnswer, Prompt, PromptState, Queue, QueueAnswer
 from watcher.refusals import PromptAnswer, read_refusal, read_unknown_refusal
 
@@ -56,6 +56,10 @@ class Unclear(Transient):
         self.status = status
 
 
+class _Taken(Exception):  # noqa: N818
+    """ComfyUI has the prompt, though it has not answered."""
+
+
 @dataclass(frozen=True)
 class _Answer:
     status: int
@@ -86,6 +90,7 @@ class ComfyUI:
     def submit(self, prompt_id: str, graph: Graph, *, client_id: str, extra_data: Mapping[str, Any]) -> None:
         """Returns when ComfyUI has queued the prompt whole.
 
+        An answer that does not come may be lost on the way, or ComfyUI is still validating: it is looked up beside.
         Raises Failure (it refused: another try gives the same), NotArrived (send it again), or Unclear (wait for the
         quiet time and look it up before anything else). A prompt number is never sent: the same one twice kills
         ComfyUI's worker thread.
@@ -97,7 +102,11 @@ class ComfyUI:
             body = json.dumps(document, allow_nan=False).encode()
         except ValueError as error:
             raise Failure(Reason.BAD_GRAPH, problem=str(error)) from None
-        answer = self._exchange("POST", "/prompt", body=body, read_s=SUBMIT_S)
+        try:
+            with looking_beside(self._expect(prompt_id)):
+                answer = self._exchange("POST", "/prompt", body=body, read_s=SUBMIT_S)
+        except _Taken:
+            raise Unclear(f"POST {self._shown_url}/prompt is not answered, though ComfyUI has the prompt") from None
         if answer.status == 200:
             self._check_accepted(prompt_id, answer, graph)
         elif answer.status == 400 and answer.is_json:
@@ -111,6 +120,22 @@ class ComfyUI:
             raise NotArrived(
                 f"POST {self._shown_url}/prompt was answered {answer.status}: is this ComfyUI, and may we use it?"
             )
+
+    def _expect(self, prompt_id: str) -> Callable[[], None]:
+        """Raises _Taken at the second look that finds the prompt: between the two the answer had time to come.
+
+        That ComfyUI has not got it means nothing while the POST is open.
+        """
+        found = 0
+
+        def look() -> None:
+            nonlocal found
+            with suppress(EdgeError):
+                found += self.look_up(prompt_id) is not None
+            if found > 1:
+                raise _Taken
+
+        return look
 
     def look_up(self, prompt_id: str) -> Prompt | None:
         """What ComfyUI has of the prompt now. None: it was neither queued nor running nor in its history.
@@ -135,6 +160,20 @@ class ComfyUI:
             elif answer.status != 500:  # 500: one odd entry in the history breaks this route for itself
                 raise _unexpected(f"GET {self._shown_url}{path}", answer)
         return self._look_up_by_lists(prompt_id)
+
+    def find_dropped(self, prompt_id: str, graph: Graph) -> list[str]:
+        """Nodes that would have saved or shown something, and that ComfyUI left out since their inputs did not validate.
+
+        Only the POST's answer tells this; here it is worked out for one that was not read.
+        """
+        entry = self._get_object(f"/history/{quote(prompt_id, safe='')}").get(prompt_id)
+        with suppress(TypeError, LookupError):
+            kept = set(entry["prompt"][4])  # type: ignore[index]  # foreign, so whatever it is
+            left = [node for node in graph if node not in kept]
+            classes = {str(graph[node]["class_type"]) for node in left}
+            saving = {name for name in classes if (self.class_info(name) or {}).get("output_node") is True}
+            return [node for node in left if graph[node]["class_type"] in saving]
+        return []  # of another form: it cannot be told
 
     def cancel(self, prompt_id: str) -> bool:
         """Asks ComfyUI to drop or interrupt the prompt; whether it had it. A wish: only a look-up tells what came of it."""
@@ -161,7 +200,10 @@ class ComfyUI:
 
     def object_info(self) -> dict[str, Any]:
         """Every node class with its inputs; half a megabyte and more, and a quarter of a second."""
-        return self._get_object("/object_info", limit=LIST_LIMIT)
+        found = self._get_object("/object_info", limit=LIST_LIMIT)
+        if not any(isinstance(info, dict) and "input" in info for info in found.values()):  # no job could run there
+            raise Unclear(f"GET {self._shown_url}/object_info names no node class", 200)
+        return found
 
     def class_info(self, class_type: str) -> dict[str, Any] | None:
         """One node class, in a few milliseconds. None: ComfyUI has no such class."""
@@ -210,7 +252,7 @@ class ComfyUI:
         if accepted.node_errors:  # ComfyUI drops the outputs that fail and runs the rest: that would be a silent half
             with suppress(EdgeError):
                 self.cancel(prompt_id)
-            raise read_refusal(accepted, graph)
+            raise _read_refusal(answer, graph)
         if accepted.prompt_id is not None and accepted.prompt_id != prompt_id:
             with suppress(EdgeError):
                 self.cancel(accepted.prompt_id)
@@ -226,8 +268,10 @@ class ComfyUI:
         if prompt_id in queue.waiting:
             return Prompt(id=prompt_id, state=PromptState.WAITING, outputs={})
         path = f"/history/{quote(prompt_id, safe='')}"
-        entry = self._get_object(path).get(prompt_id)
-        return None if entry is None else _validate(entry, f"GET {path}", HistoryEntry).to_prompt(prompt_id)
+        history = self._get_object(path)
+        if history == {}:
+            return None
+        return _validate(history.get(prompt_id), f"GET {path}", HistoryEntry).to_prompt(prompt_id)
 
     def _get(self, path: str, model: type[_Model], limit: int = LIMIT) -> _Model:
         answer = self._exchange("GET", path, limit=limit)
@@ -349,9 +393,9 @@ def _validate(document: Any, call: str, model: type[_Model], status: int = 200) 
 
 
 def _read_refusal(answer: _Answer, graph: Graph) -> Failure:
-    document: Any = answer.body.decode(errors="replace")
-    with suppress(Unclear):
-        document = _decode(answer, "POST /prompt")
+    document: Any = hide_secrets(answer.body.decode(errors="replace"), graph)
+    with suppress(Unclear, RecursionError):
+        document = hide_secrets(_decode(answer, "POST /prompt"), graph)
         return read_refusal(_validate(document, "POST /prompt", PromptAnswer), graph)
     return read_unknown_refusal(document)
 

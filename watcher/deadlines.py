@@ -18,10 +18,14 @@ class Deadline:
     token: str
     created_at: str
     timeout_s: float
+    uptime: str | None = None
 
     def left(self, now: datetime) -> float:
-        """Seconds until it expires; negative afterwards. By the wall clock, since it outlives restarts."""
-        return self.timeout_s - (now - timestamps.from_text(self.created_at)).total_seconds()
+        """Seconds until it expires; negative afterwards. By the wall clock only where the machine was restarted since."""
+        waited = timestamps.seconds_since(self.uptime)
+        if waited is None:
+            waited = (now - timestamps.from_text(self.created_at)).total_seconds()
+        return self.timeout_s - waited
 
     @classmethod
     def of(cls, record: Record) -> "Deadline | None":
@@ -30,7 +34,12 @@ class Deadline:
         if not isinstance(timeout_s, int | float):
             return None
         try:
-            return cls(token=record.token, created_at=record.received_at, timeout_s=float(timeout_s))
+            return cls(
+                token=record.token,
+                created_at=record.received_at,
+                timeout_s=float(timeout_s),
+                uptime=record.received_uptime,
+            )
         except OverflowError:  # a whole number with hundreds of digits, in a job that was not judged yet
             return None
 

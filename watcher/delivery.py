@@ -17,11 +17,12 @@ from handoff.site import Site
 from handoff.spool.journal import Journal
 from handoff.spool.record import Record
 from handoff.spool.seat import Seat
+from handoff.spool.suspicion import working_at
 from handoff.status import OutputEntry, StatusDocument, seconds_between
 from handoff.stores.contract import Store
 from watcher.collector import Output, collect
 from watcher.comfyui import ComfyUI
-from watcher.graph import attempt_graph, masked_graph
+from watcher.graph import attempt_graph, describe_node, masked_graph
 from watcher.prompts import Prompt
 
 JSON = "application/json"
@@ -41,22 +42,30 @@ class Delivery:
     url_lifetime_s: int
     language: messages.Language
 
-    def collect(self, record: Record, prompt: Prompt, document: StatusDocument) -> StatusDocument:
-        """Verifies what ComfyUI listed and publishes it as `saving`. Raises Failure, Fenced, Unavailable, Transient."""
+    def collect(self, record: Record, prompt: Prompt, document: StatusDocument, *, whole: bool) -> StatusDocument:
+        """Verifies what ComfyUI listed and publishes it as `saving`. Raises Failure, Fenced, Unavailable, Transient.
+
+        `whole`: it is known that ComfyUI took all of the graph.
+        """
         assert record.job is not None
         assert record.journalled_at is not None
+        if not whole and (dropped := self.comfyui.find_dropped(prompt.id, record.job.graph)):
+            node = describe_node(record.job.graph, dropped[0])
+            problem = f"it left out node {node.id} ({node.title or node.class_type}), whose inputs it did not accept"
+            raise Failure(Reason.VALIDATION_FAILED, node=node, problem=problem)
         work = work_folder(record.token, record.attempt)
         graph, labels, _ = attempt_graph(record.job.graph, work)
-        collected = collect(
-            prompt,
-            graph,
-            job_id=record.id,
-            output=self.folders.output,
-            work=work,
-            labels=labels,
-            started=timestamps.from_text(record.journalled_at).timestamp(),
-            comfyui=self.comfyui,
-        )
+        with working_at(self.seat, record.token):
+            collected = collect(
+                prompt,
+                graph,
+                job_id=record.id,
+                output=self.folders.output,
+                work=work,
+                labels=labels,
+                started=timestamps.from_text(record.journalled_at).timestamp(),
+                comfyui=self.comfyui,
+            )
         for output in collected.outputs:
             self.journal.publish_output(output.source, record.id, output.name, record.token, sha256=output.sha256)
         warnings = [messages.warn(key, self.language, **details) for key, details in collected.warnings]
@@ -142,7 +151,7 @@ class Delivery:
     def conclude(self, record: Record, document: StatusDocument, *, job_document_put: bool) -> None:
         """After the decision: the same bytes into the bucket, then file the record. Raises Fenced, Unavailable, Transient."""
         self.site.ensure()
-        if record.job is not None and not job_document_put:
+        if not job_document_put:
             self.put_job_document(record)
         try:
             data = durable.read_file(self.folders.status(record.id), 64 << 20)

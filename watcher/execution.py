@@ -14,7 +14,7 @@ from handoff.failures import DiskUnavailable, EdgeError, Failure, Reason
 from handoff.job import prompt_id
 from handoff.settings import WatcherSettings
 from handoff.spool.journal import Journal
-from handoff.spool.record import Record
+from handoff.spool.record import Plan, Record
 from handoff.spool.seat import Seat
 from handoff.state import Status
 from handoff.status import ComfyUIEntry, StatusDocument, seconds_between
@@ -25,7 +25,7 @@ from watcher.comfyui_events import Event
 from watcher.comfyui_watch import ComfyUIWatch
 from watcher.courier import Courier
 from watcher.disk import Disk
-from watcher.live import Live, Phase
+from watcher.live import Attempt, Live, Phase
 from watcher.loop import Loop
 from watcher.peers import Peers
 from watcher.prompts import Prompt, PromptState, failure_of
@@ -45,11 +45,10 @@ STRAY_S = (10.0, 60.0)  # after an unclear POST: when to look whether it was tak
 
 @dataclass(frozen=True, kw_only=True)
 class Handover:
-    """How a job leaves: `on_generated` with success at ComfyUI, `on_end` with a failure, `on_pass` to another watcher
-    whose ComfyUI can run it. `on_sent`: it is there, and something may be done beside it.
+    """How a job leaves without success at ComfyUI: `on_end` with a failure, `on_pass` to another watcher whose ComfyUI can
+    run it. `on_sent`: it is there, and something may be done beside it.
     """
 
-    on_generated: Callable[[Live], None]
     on_end: Callable[[Live, state.Event, Failure], None]
     on_sent: Callable[[Live], None]
     on_pass: Callable[[Live], None]
@@ -142,12 +141,10 @@ class Execution:
     def _send(self, live: Live) -> None:
         capabilities = self._watch.capabilities
         assert capabilities is not None
-        live.sent_at = live.published_at = time.monotonic()
-        live.started_at = None
-        live.executed = live.refused = live.timed_out = False
-        live.prompt, live.done_nodes, live.stops = None, set(), 0
+        now = time.monotonic()
+        number = live.record.attempt + (0 if live.resend else 1)
         # known to `hear` before the POST: a short job may be over before its answer is read
-        self._enter(live, prompt_id(live.token, live.record.attempt + (0 if live.resend else 1)))
+        self._enter(live, Attempt(prompt_id=prompt_id(live.token, number), sent_at=now, published_at=now))
         record, document, resend = live.record, live.document, live.resend
         self._tasks.run(
             live,
@@ -157,9 +154,9 @@ class Execution:
             self._not_sent,
         )
 
-    def _enter(self, live: Live, prompt: str) -> None:
-        live.prompt_id = prompt
-        self._inside[live.token] = self._by_prompt[prompt] = live
+    def _enter(self, live: Live, attempt: Attempt) -> None:
+        live.attempt = attempt
+        self._inside[live.token] = self._by_prompt[attempt.prompt_id] = live
         expected_s = self._durations.get(_kind_of(live.record))
         self._load[live.token] = decisions.Inside(expected_s=expected_s, alone=live.alone)
 
@@ -170,7 +167,7 @@ class Execution:
         now = time.monotonic()
         match sent.outcome:
             case "accepted":
-                live.quiet_at = now
+                live.attempt.answered, live.attempt.quiet_at = True, now
                 if isinstance(sent.trouble, DiskUnavailable):
                     self._disk.report(sent.trouble)
                 self._courier.tell(live.document)
@@ -178,8 +175,8 @@ class Execution:
                 self._handover.on_sent(live)
             case "unclear" | "server_error":
                 self._log.warning("unclear", id=live.id, attempt=live.record.attempt, answer=str(sent.trouble))
-                live.refused = sent.outcome == "server_error"
-                live.quiet_at = now + QUIET_S
+                live.attempt.refused = sent.outcome == "server_error"
+                live.attempt.quiet_at = now + QUIET_S
                 self._look_later(live)
                 for seconds in STRAY_S:
                     self._loop.after(seconds, partial(self._clear_stray, live.prompt_id))
@@ -238,18 +235,20 @@ class Execution:
         """After a restart or a takeover: ComfyUI may have it, may be taking it up just now, or may have lost it."""
         record = live.record
         assert record.prompt_id is not None
-        live.sent_at = time.monotonic()
-        live.phase, live.quiet_at = Phase.SENT, live.sent_at + QUIET_S
+        now = time.monotonic()
+        attempt = Attempt(prompt_id=record.prompt_id, sent_at=now, quiet_at=now + QUIET_S)
+        live.phase = Phase.SENT
         if published is not None and published.status is Status.RUNNING and published.attempt == record.attempt:
             live.document = published
+            attempt.executed = live.alone  # ComfyUI had taken it and nothing else, so it began at once
             if published.started_at is not None:
-                live.executed = True
+                attempt.executed = True
                 ran = timestamps.now() - timestamps.from_text(published.started_at)
-                live.started_at = live.sent_at - max(0.0, ran.total_seconds())  # run_timeout_s goes on
+                attempt.started_at = now - max(0.0, ran.total_seconds())  # run_timeout_s goes on
         else:
             sent = ComfyUIEntry(prompt_id=record.prompt_id)
             live.document = live.document.evolve(attempt=record.attempt, comfyui=sent)
-        self._enter(live, record.prompt_id)
+        self._enter(live, attempt)
 
     # following
 
@@ -264,7 +263,7 @@ class Execution:
         if live is None:
             return
         if event.kind == "finished":
-            live.quiet_at = 0.0
+            live.attempt.quiet_at = 0.0
             self._tasks.advance(live)
         else:
             self._note_start(live)
@@ -283,9 +282,9 @@ class Execution:
             self._tasks.advance(live)
 
     def _note_start(self, live: Live) -> None:
-        live.executed = True
-        if live.started_at is None:
-            live.started_at = time.monotonic()
+        live.attempt.executed = True
+        if live.attempt.started_at is None:
+            live.attempt.started_at = time.monotonic()
             started = timestamps.to_text(timestamps.now())
             queue_s = seconds_between(live.document.created_at, started)
             live.document = live.document.evolve(started_at=started, queue_s=queue_s)
@@ -298,19 +297,19 @@ class Execution:
         step = str(graph.get(event.node, {}).get("class_type", event.node))
         part = 0.0
         if event.kind == "step":
-            live.done_nodes.add(event.node)
+            live.attempt.done_nodes.add(event.node)
         elif event.value is not None and event.max:
             step = f"{step} {event.value:.0f}/{event.max:.0f}"
             part = min(1.0, event.value / event.max)
-        progress = min(0.99, (max(0, len(live.done_nodes) - 1) + part) / max(1, len(graph)))
+        progress = min(0.99, (max(0, len(live.attempt.done_nodes) - 1) + part) / max(1, len(graph)))
         live.document = live.document.evolve(step=step, progress=round(max(live.document.progress, progress), 3))
-        if time.monotonic() - live.published_at >= PROGRESS_S:
+        if time.monotonic() - live.attempt.published_at >= PROGRESS_S:
             self._publish_progress(live)
 
     def _publish_progress(self, live: Live) -> None:
         if live.busy or live.phase is not Phase.SENT or live.document.status is not Status.RUNNING:
             return
-        live.published_at = time.monotonic()
+        live.attempt.published_at = time.monotonic()
         document = live.document
         self._courier.tell(document)
         self._tasks.run(
@@ -322,14 +321,14 @@ class Execution:
 
     def _look_later(self, live: Live) -> None:
         """The one timer of an attempt; a later call replaces an earlier one."""
-        now = time.monotonic()
-        delay = decisions.poll_delay(now - (live.started_at or live.sent_at))
-        if live.stops:
-            delay = min(MOST_STOP_S, STOP_S * 2**live.stops)
-        elif self._listening and live.started_at is None:
+        now, attempt = time.monotonic(), live.attempt
+        delay = decisions.poll_delay(now - (attempt.started_at or attempt.sent_at))
+        if attempt.stops:
+            delay = min(MOST_STOP_S, STOP_S * 2**attempt.stops)
+        elif self._listening and attempt.started_at is None:
             delay = max(delay, UNSTARTED_S)
-        due = live.due = now + delay
-        self._loop.after(delay, lambda: self._tasks.advance(live) if live.due == due else None)
+        look_at = attempt.look_at = now + delay
+        self._loop.after(delay, lambda: self._tasks.advance(live) if live.attempt.look_at == look_at else None)
 
     def look(self, live: Live) -> None:
         """Asks ComfyUI what became of the prompt; while it is away, `look_at_all` comes back to it."""
@@ -339,22 +338,12 @@ class Execution:
     def _looked(self, live: Live, prompt: Prompt | None) -> None:
         plan = live.record.job
         assert plan is not None
-        now = time.monotonic()
         if prompt is not None and live.document.status is Status.QUEUED:
             live.document = live.document.follow(state.Event.SUBMITTED)
         if prompt is not None and prompt.state is PromptState.RUNNING:
             self._note_start(live)
-        if plan.run_timeout_s is not None and live.started_at is not None:
-            live.timed_out = now - live.started_at > plan.run_timeout_s
         why = failure_of(prompt, plan.graph) if prompt is not None and prompt.state is PromptState.FAILED else None
-        circumstances = decisions.Circumstances(
-            cancelled=live.cancelled,
-            timed_out=live.timed_out and (prompt is not None or live.stops > 0),  # else it was lost, not stopped
-            executed=live.executed,
-            quiet=now >= live.quiet_at,
-            refused=live.refused,
-        )
-        match decisions.decide(live.record, prompt, circumstances, why):
+        match decisions.decide(live.record, prompt, _circumstances(live, plan, prompt), why):
             case decisions.Wait():
                 if prompt is not None and prompt.state is PromptState.WAITING:
                     self._suspect(live)
@@ -366,21 +355,21 @@ class Execution:
                 live.prompt, live.phase = prompt, Phase.COLLECT
                 self.leave(live)
                 self._learn_duration(live, prompt)
-                self._handover.on_generated(live)
+                self._tasks.advance(live)
             case decisions.Again() as again:
                 self._try_again(live, again)
             case decisions.End(event=event, failure=failure):
                 self._handover.on_end(live, event, failure)
 
     def _stop_asked(self, live: Live, _: bool) -> None:
-        live.stops += 1
-        if live.stops == STUBBORN:
+        live.attempt.stops += 1
+        if live.attempt.stops == STUBBORN:
             self._log.warning("comfyui_does_not_stop", id=live.id, hint="a node that never checks runs to its end")
         self._look_later(live)
 
     def _suspect(self, live: Live) -> None:
-        if time.monotonic() - live.sent_at > SILENT_S and all(
-            other.started_at is None for other in self._inside.values()
+        if time.monotonic() - live.attempt.sent_at > SILENT_S and all(
+            other.attempt.started_at is None for other in self._inside.values()
         ):
             self._watch.suspect_dead_worker()
 
@@ -420,6 +409,20 @@ class Execution:
             self._durations.clear()
         known = self._durations.get(kind, seconds)
         self._durations[kind] = known + (seconds - known) / 4
+
+
+def _circumstances(live: Live, plan: Plan, prompt: Prompt | None) -> decisions.Circumstances:
+    """As of now, when a look-up found `prompt`."""
+    now, attempt = time.monotonic(), live.attempt
+    if plan.run_timeout_s is not None and attempt.started_at is not None:
+        attempt.timed_out = now - attempt.started_at > plan.run_timeout_s
+    return decisions.Circumstances(
+        cancelled=live.cancelled,
+        timed_out=attempt.timed_out and (prompt is not None or attempt.stops > 0),  # else it was lost, not stopped
+        executed=attempt.executed,
+        quiet=now >= attempt.quiet_at,
+        refused=attempt.refused,
+    )
 
 
 def _kind_of(record: Record) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from handoff.failures import Failure, Node, Reason
-from handoff.masking import mask_value
+from handoff.masking import find_secrets, hide, mask_value
 
 Graph = dict[str, dict[str, Any]]
 """An API-format graph that passed `check_graph`: node id → {class_type, inputs, _meta?}."""
@@ -117,6 +117,29 @@ def node_order(node_id: str) -> tuple[tuple[bool, int, str], ...]:
 def masked_graph(graph: Graph) -> Graph:
     """For logs and job.json: texts in inputs named like secrets, and the user and query parts of URLs, become `***`."""
     return {node_id: {**node, "inputs": mask_value("inputs", node["inputs"])} for node_id, node in graph.items()}
+
+
+def secrets_of(graph: Graph) -> set[str]:
+    """The texts in inputs named like secrets."""
+    return {secret for node in graph.values() for secret in find_secrets("inputs", node["inputs"])}
+
+
+def hide_secrets(said: Any, graph: Graph) -> Any:
+    """ComfyUI's words, also inside JSON, without what the graph keeps secret: nodes put keys into errors, refusals quote values."""
+    secrets = secrets_of(graph)
+    return _hide(said, secrets) if secrets else said
+
+
+def _hide(said: Any, secrets: Collection[str]) -> Any:
+    match said:
+        case str():
+            return hide(said, secrets)
+        case list():
+            return [_hide(part, secrets) for part in said]
+        case dict():
+            return {name: _hide(part, secrets) for name, part in said.items()}
+        case _:
+            return said
 
 
 def is_link(value: Any) -> bool:

@@ -9,7 +9,7 @@ import errno
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import ClassVar
 
@@ -24,6 +24,14 @@ from watchdog.events import (
 from watchdog.observers.api import BaseObserver
 from watchdog.observers.inotify import InotifyEmitter
 from watchdog.observers.inotify_c import InotifyConstants, Mask
+
+from handoff import log
+
+DEAF = frozenset({
+    "nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs", "fakeowner", "osxfs", "vboxsf", "prl_fs", "ceph", "lustre", "beegfs",
+    "gfs2", "ocfs2", "afs",
+})  # fmt: skip
+"""File systems whose files others may change without this kernel's knowledge; FUSE's are more of them."""
 
 OnHint = Callable[[str, str], None]
 """Called from another thread with a folder and a name in it; with an empty name: anything may have changed there."""
@@ -66,6 +74,9 @@ class _Overflow(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if "overflow" in record.getMessage():
+            log.get().warning(
+                "events_lost", hint="more files came than the kernel remembers: the folders are looked through"
+            )
             for folder in self._folders:
                 self._on_hint(folder, "")
 
@@ -123,6 +134,25 @@ class Hints:
     def close(self) -> None:
         self.stop()
         logging.getLogger("watchdog.observers").removeHandler(self._overflow)
+
+
+def find_deaf_mount(folders: Sequence[str]) -> str | None:
+    """Why events of what others write may not come, where that can be told beforehand: by the kind of file system."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
+        kinds = read_kinds(file)
+    for folder in folders:
+        with suppress(FileNotFoundError):
+            device = os.stat(folder).st_dev
+            kind = kinds.get(f"{os.major(device)}:{os.minor(device)}", "")
+            if kind in DEAF or kind.startswith("fuse"):
+                return f"{folder} is a mount ({kind}) that brings no events of what others write"
+    return None
+
+
+def read_kinds(mountinfo: Iterable[str]) -> dict[str, str]:
+    """The file system of each device number."""
+    halves = (line.partition(" - ") for line in mountinfo)
+    return {mount.split()[2]: system.split()[0] for mount, _, system in halves}
 
 
 def _inode(folder: str) -> int:

@@ -6,7 +6,10 @@ A time-out of a socket counts anew with each byte; an answer that drips would ho
 import http.client
 import io
 import socket
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from requests.adapters import HTTPAdapter
@@ -17,6 +20,29 @@ WHOLE_S = 60.0  # from an answer's first byte to its last,
 SLOWEST = 1 << 20  # and a second more for each so many bytes, since /view gives large files
 READ_S = 30.0  # between two bytes, where the connection has no time-out of its own
 CONNECTIONS = 16
+BESIDE_S = 1.0  # between two looks beside an answer that does not come
+
+
+class _Beside(threading.local):
+    """What this thread does while it waits for its next answer."""
+
+    look: Callable[[], None] | None = None
+
+
+_beside = _Beside()
+
+
+@contextmanager
+def looking_beside(look: Callable[[], None]) -> Iterator[None]:
+    """While this thread waits for the first byte of its next answer, `look` is called every BESIDE_S.
+
+    It may make calls of its own. What it raises ends the wait, and closes the connection.
+    """
+    _beside.look = look
+    try:
+        yield
+    finally:
+        _beside.look = None
 
 
 class _TimedReads(io.RawIOBase):
@@ -30,13 +56,14 @@ class _TimedReads(io.RawIOBase):
         self._raw = raw
         self._read_s = connection.gettimeout() or READ_S
         self._deadline: float | None = None
+        self._look, _beside.look = _beside.look, None  # calls that it makes have no looks beside them
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
         if self._deadline is None:
-            size = self._raw.readinto(buffer)
+            size = self._read_first(buffer)
             self._deadline = time.monotonic() + WHOLE_S
         elif (left := self._deadline - time.monotonic()) <= 0:
             raise TimeoutError("the answer took too long")
@@ -46,6 +73,22 @@ class _TimedReads(io.RawIOBase):
             self._connection.settimeout(self._read_s)  # the next request is sent with it
         self._deadline += (size or 0) / SLOWEST
         return size
+
+    def _read_first(self, buffer: Any) -> int | None:
+        if self._look is None:
+            return self._raw.readinto(buffer)
+        end = time.monotonic() + self._read_s
+        self._connection.settimeout(min(BESIDE_S, self._read_s))
+        while True:
+            try:
+                size = self._connection.recv_into(buffer)  # of the raw file, a time-out would be the last read
+            except TimeoutError:
+                if time.monotonic() >= end:
+                    raise
+                self._look()
+            else:
+                self._connection.settimeout(self._read_s)
+                return size
 
     def close(self) -> None:
         self._raw.close()

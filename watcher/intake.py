@@ -267,13 +267,14 @@ class Intake:
         if not stat.S_ISREG(status.st_mode):
             return self._reject(claim, _judge_kind(status.st_mode, self._language))
         try:
-            job = self._read_job(claim, hint)
-            taken = self._drops.take_in(
-                claim,
-                id=job.id,
-                sha256=job.sha256,
-                make=lambda id: self._make_record(claim, job, id, may_fetch=may_fetch),
-            )
+            with self._drops.working_at(claim):
+                job = self._read_job(claim, hint)
+                taken = self._drops.take_in(
+                    claim,
+                    id=job.id,
+                    sha256=job.sha256,
+                    make=lambda id: self._make_record(claim, job, id, may_fetch=may_fetch),
+                )
         except MustFetch:
             return Later(claim=claim, why="a picture is to be fetched", fetch=True)
         except NotYet as missing:
@@ -306,6 +307,7 @@ class Intake:
             sha256=job.sha256,
             source=os.fsencode(claim.name).decode("utf-8", "backslashreplace"),
             received_at=timestamps.to_text(claim.received_at),
+            received_uptime=timestamps.uptime(),
             priority=job.priority or 0,
             body=job.body,
             job=plan,

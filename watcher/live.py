@@ -21,35 +21,48 @@ class Phase(Enum):
     CONCLUDE = auto()  # its end is known and is being published
 
 
+@dataclass(kw_only=True)
+class Attempt:
+    """What was seen of one attempt at ComfyUI. A new attempt has a new one, so nothing of the last is left in it. Times are monotonic."""
+
+    prompt_id: str = ""
+    sent_at: float = 0.0
+    started_at: float | None = None
+    quiet_at: float = 0.0
+    """From when on a 404 means that ComfyUI never got it."""
+    look_at: float = 0.0
+    """When it is looked up next; of its timers only the one for this time counts."""
+    published_at: float = 0.0
+    answered: bool = False
+    """ComfyUI's answer to the POST was read: it took the prompt whole."""
+    executed: bool = False
+    refused: bool = False
+    """The POST was answered 500."""
+    timed_out: bool = False
+    stops: int = 0
+    """How often ComfyUI was asked to stop it."""
+    done_nodes: set[str] = field(default_factory=set)
+
+
 @dataclass(kw_only=True, eq=False)
 class Live:
     record: Record
     document: StatusDocument
     phase: Phase
     busy: bool = False
-    cancelled: bool = False
-    timed_out: bool = False
-    executed: bool = False
-    refused: bool = False
-    resend: bool = False
     wanted: bool = False
     """Something happened while a task was under way: look again when it is back."""
-    decided: bool = False
-    prompt_id: str = ""
-    """Of the attempt that ComfyUI has or is about to get."""
+    cancelled: bool = False
     arrived_at: float = 0.0
     """Monotonic: since when it is here, for pictures that an adapter's job waits for."""
-    sent_at: float = 0.0
-    started_at: float | None = None
-    quiet_at: float = 0.0
-    """Monotonic: from when on a 404 means that ComfyUI never got it."""
-    due: float | None = None
-    stops: int = 0
-    """How often ComfyUI was asked to stop this attempt."""
-    published_at: float = 0.0
     trouble: int = 0
+    attempt: Attempt = field(default_factory=Attempt)
+    """The one that ComfyUI has or is about to get."""
+    resend: bool = False
+    """That one provably did not arrive: it is sent again under the same number."""
     prompt: Prompt | None = None
-    done_nodes: set[str] = field(default_factory=set)
+    """What ComfyUI made of it, until that is collected."""
+    decided: bool = False
     job_document: Literal["no", "under way", "put"] = "no"
     """How far `job.json` has got on its way into the bucket."""
 
@@ -60,6 +73,10 @@ class Live:
     @property
     def token(self) -> str:
         return self.record.token
+
+    @property
+    def prompt_id(self) -> str:
+        return self.attempt.prompt_id
 
     @property
     def alone(self) -> bool:

@@ -33,6 +33,8 @@ Download = Callable[[str, str, Path, int], object]
 Unavailable means that the bucket is away, and is left to the caller of `resolve`."""
 
 MAX_FRAMES = 1000
+MAX_SCANS = 25
+"""Each scan of a progressive JPEG is 100 bytes and a walk over all its pixels: 0.3 MB can take minutes. Usual are 1 to 14."""
 
 _KINDS = {
     "PNG": ("png", "image/png"),
@@ -287,6 +289,8 @@ def _measure(content: bytes, limits: Limits) -> tuple[str, int, int]:
     try:
         with Image.open(BytesIO(content), formats=[kind for kind in _KINDS if kind != "MPO"]) as image:
             kind, (width, height) = str(image.format), image.size
+            if kind in ("JPEG", "MPO") and content.count(b"\xff\xda") > MAX_SCANS:
+                raise _DecodeError(f"it has more than {MAX_SCANS} scans", torn=False)
             pixels = 0
             for frame in count():
                 try:

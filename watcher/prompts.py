@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from handoff.failures import Failure, Reason
 from handoff.masking import mask_urls
-from watcher.graph import Graph, describe_node
+from watcher.graph import Graph, describe_node, hide_secrets
 
 _OUT_OF_MEMORY = re.compile(
     r"\b(CUDA|HIP|MPS|XPU|GPU)\b[^\n]{0,60}\bout of memory\b|Allocation on device", re.IGNORECASE
@@ -86,7 +86,7 @@ def failure_of(prompt: Prompt, graph: Graph) -> Failure:
         Reason.OUT_OF_MEMORY if _is_out_of_memory(error.exception_type, error.exception_message) else Reason.NODE_ERROR
     )
     node = None if error.node_id is None else describe_node(graph, error.node_id, error.node_type)
-    return Failure(reason, node=node, problem=mask_urls(first)[:300])
+    return Failure(reason, node=node, problem=mask_urls(hide_secrets(first, graph))[:300])
 
 
 def _is_out_of_memory(exception_type: str, message: str) -> bool:

@@ -1,7 +1,8 @@
 """A job's results on their way out: verified, `saving`, mirrored, decided, filed. Owned by the decision thread.
 
 The uploads are durable elsewhere: a job in `saving` has its outputs and their hashes in `status.json`. While the bucket
-is away one job at a time finds out whether it is back; the others wait here and ComfyUI goes on drawing.
+is away one job at a time finds out whether it is back, and ComfyUI goes on drawing. The others are put away: only their
+tokens stay in memory, and they go on as after a restart, from the disk. So an outage may last as long as it wants.
 """
 
 import time
@@ -15,29 +16,41 @@ from handoff.status import StatusDocument, describe_failure
 from watcher.courier import Courier
 from watcher.delivery import Delivery
 from watcher.live import Live, Phase
+from watcher.loop import Loop
 from watcher.outbox import Outbox
 from watcher.tasks import Tasks
 
+EARLY = 4  # uploads of `job.json` at once beside what ComfyUI does; they hold whole records
+RECALL_S = 10.0  # until a job that could not be read again is tried once more
+
 
 class Publication:
-    """`on_filed` is called when nothing more is to be done for a job."""
+    """`forget` is called when a job is filed or put away: it is in memory no longer. `recall` brings one that was put away
+    back, by its token.
+    """
 
     def __init__(
         self,
+        loop: Loop,
         tasks: Tasks,
         delivery: Delivery,
         courier: Courier,
         *,
         language: Language,
-        on_filed: Callable[[Live], None],
+        forget: Callable[[Live], None],
+        recall: Callable[[str], None],
     ) -> None:
+        self._loop = loop
         self._tasks = tasks
         self._delivery = delivery
         self._courier = courier
         self._language = language
-        self._on_filed = on_filed
+        self._forget = forget
+        self._recall = recall
         self._outbox = Outbox()
-        self._held_back: dict[str, Live] = {}
+        self._put_away: dict[str, None] = {}
+        """Tokens, the oldest first."""
+        self._early = 0
         self._log = log.get()
 
     @property
@@ -45,26 +58,38 @@ class Publication:
         """What is wrong with the bucket."""
         return self._outbox.trouble
 
+    def __len__(self) -> int:
+        """How many jobs are put away."""
+        return len(self._put_away)
+
+    def __contains__(self, token: str) -> bool:
+        """Whether the job is put away."""
+        return token in self._put_away
+
     def collect(self, live: Live) -> None:
-        prompt, record, document = live.prompt, live.record, live.document
+        prompt, record, document, whole = live.prompt, live.record, live.document, live.attempt.answered
         assert prompt is not None
-        self._tasks.run(live, "verify", lambda: self._delivery.collect(record, prompt, document), self._collected)
+        self._tasks.run(
+            live, "verify", lambda: self._delivery.collect(record, prompt, document, whole=whole), self._collected
+        )
 
     def _collected(self, live: Live, document: StatusDocument) -> None:
         live.document, live.phase, live.prompt = document, Phase.MIRROR, None
         self._courier.tell(document)
-        self.mirror(live)
+        self._tasks.advance(live)
 
     def put_job_document(self, live: Live) -> None:
         """`job.json` while ComfyUI draws; if it does not work now, `mirror` does it.
 
         Beside the job's own tasks: a slow upload may not keep ComfyUI's next step from being noticed.
         """
-        if self._outbox.trouble is not None or live.job_document != "no":
+        if self._outbox.trouble is not None or live.job_document != "no" or self._early >= EARLY:
             return
         live.job_document = "under way"
+        self._early += 1
 
         def done(state: Literal["no", "put"]) -> None:
+            self._early -= 1
             live.job_document = state
             if live.phase in (Phase.MIRROR, Phase.CONCLUDE):  # it waited for this
                 self._tasks.advance(live)
@@ -75,12 +100,18 @@ class Publication:
         )
 
     def mirror(self, live: Live) -> None:
-        if live.job_document == "under way":
-            return
-        if not self._outbox.may_try(live.token, time.monotonic()):
-            self._held_back[live.token] = live
-            return
-        self._tasks.run(live, "bucket", lambda: self._mirror_and_conclude(live), self._concluded, self._not_mirrored)
+        if live.job_document != "under way" and self._may_go_out(live):
+            self._tasks.run(
+                live, "bucket", lambda: self._mirror_and_conclude(live), self._concluded, self._not_mirrored
+            )
+
+    def _may_go_out(self, live: Live) -> bool:
+        """Else the job is put away. What it is now must be on the disk: `saving`, or the decision."""
+        if self._outbox.may_try(live.token, time.monotonic()):
+            return True
+        self._put_away[live.token] = None
+        self._forget(live)
+        return False
 
     def _mirror_and_conclude(self, live: Live) -> None:
         """Three steps in one task, since somebody waits for the last: what is done stays done, whichever step fails."""
@@ -91,32 +122,31 @@ class Publication:
         self._decide_and_conclude(live)
 
     def _not_mirrored(self, live: Live, error: BaseException) -> None:
-        self._held_back.pop(live.token, None)
         self._tasks.fail(live, error)
         if isinstance(error, Failure) and error.reason is Reason.OUTPUT_REFUSED:  # it answered
-            self._bucket_works()
+            self._bucket_works(live)
 
     def end(self, live: Live, event: state.Event, failure: Failure) -> None:
         """The job's end is known, and it is no success."""
         self._fix_end(live, event, failure)
-        self.conclude(live)
+        self._tasks.advance(live)
 
     def _fix_end(self, live: Live, event: state.Event, failure: Failure | None) -> None:
-        """Once: from here on the same bytes are published, however often."""
-        error = None if failure is None else describe_failure(failure, self._language, id=live.id)
-        live.document = live.document.finish(event, timestamps.now(), error=error)
+        """Once: from here on the same bytes are published, however often. A failed job names no output: not all are there."""
+        if failure is None:
+            live.document = live.document.finish(event, timestamps.now())
+        else:
+            error = describe_failure(failure, self._language, id=live.id)
+            document = live.document.evolve(outputs=[]).with_links()
+            live.document = document.finish(event, timestamps.now(), error=error)
         live.phase = Phase.CONCLUDE
 
     def conclude(self, live: Live) -> None:
         """The decision does not wait for the bucket; filing the record does."""
         if not live.decided:
             self._tasks.run(live, "files", lambda: self._delivery.decide(live.record, live.document), self._decided)
-        elif live.job_document == "under way":
-            return
-        elif self._outbox.may_try(live.token, time.monotonic()):
+        elif live.job_document != "under way" and self._may_go_out(live):
             self._tasks.run(live, "bucket", lambda: self._decide_and_conclude(live), self._concluded)
-        else:
-            self._held_back[live.token] = live
 
     def _decided(self, live: Live, _: None) -> None:
         live.decided = True
@@ -131,27 +161,38 @@ class Publication:
     def _concluded(self, live: Live, _: None) -> None:
         self._courier.tell(live.document)
         self._log_job(live.document)
-        self._held_back.pop(live.token, None)
-        self._on_filed(live)
-        self._bucket_works()
+        self._forget(live)
+        self._bucket_works(live)
 
     def report_failure(self, live: Live, error: EdgeError) -> None:
-        """The bucket did not do its part for this job."""
+        """The bucket did not do its part for this job: it is put away like the others."""
         if self._outbox.trouble is None:
             self._log.warning("bucket_away", error=str(error), hint="ComfyUI goes on drawing; results wait")
-        self._tasks.later(live, self._outbox.report_failure(live.token, error, time.monotonic()))
+        self._put_away[live.token] = None
+        self._forget(live)
+        self._loop.after(self._outbox.report_failure(live.token, error, time.monotonic()), self._go_on)
 
-    def give_way(self, live: Live) -> None:
+    def give_way(self, token: str) -> None:
         """The job has trouble of its own: another one finds out whether the bucket is back."""
-        if self._outbox.give_way(live.token) and self._held_back:
-            self._tasks.advance(self._held_back.pop(next(iter(self._held_back))))
+        self._outbox.give_way(token)
+        self._go_on()
 
-    def _bucket_works(self) -> None:
-        if self._outbox.report_success():
-            self._log.info("bucket_back", waiting=len(self._held_back))
-        waiting, self._held_back = self._held_back, {}
-        for live in waiting.values():
-            self._tasks.advance(live)
+    def put_back(self, token: str) -> None:
+        """It could not be recalled now: the disk has trouble."""
+        self._put_away[token] = None
+        self._outbox.give_way(token)
+        self._loop.after(RECALL_S, self._go_on)
+
+    def _bucket_works(self, live: Live) -> None:
+        if self._outbox.report_success(live.token):
+            self._log.info("bucket_back", waiting=len(self._put_away))
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Whenever one has come back, or it is time to try again: as many go out as may."""
+        while self._put_away and self._outbox.may_try(token := next(iter(self._put_away)), time.monotonic()):
+            del self._put_away[token]
+            self._recall(token)
 
     def _log_job(self, document: StatusDocument) -> None:
         """The canonical line: all that is worth knowing of a job, once, at its end."""

@@ -22,7 +22,7 @@ from handoff.spool.record import Record
 from handoff.spool.seat import Fenced, Seat
 from watcher import decisions
 from watcher.disk import Disk
-from watcher.hints import Hints
+from watcher.hints import Hints, find_deaf_mount
 from watcher.intake import CANCEL, Intake, Later, Outcome, Rejected, Taken, is_job_name
 from watcher.loop import Loop, Timer
 from watcher.planning import Planner
@@ -187,6 +187,8 @@ class Reception:
             self._poll("HANDOFF_WATCH=polling")
             return
         trouble = self._hints.arm()
+        if trouble is None and self._settings.watch == "auto":
+            trouble = find_deaf_mount([self._folders.input])
         if trouble is not None:
             self._poll(trouble)
 

@@ -6,13 +6,14 @@ import threading
 import time
 from types import FrameType
 
+from handoff.durable import disk_errors
 from handoff.failures import EdgeError
 from handoff.folders import Folders
 from handoff.log import get as _log
 from handoff.messages import nearest
 from handoff.settings import SettingsError, WatcherSettings, make_folders, name_of
 from handoff.site import ForeignSite
-from handoff.spool.seat import Fenced, Seat, SecondWatcher
+from handoff.spool.seat import Fenced, Seat, SecondWatcher, has_others
 from handoff.stores.contract import Store
 from handoff.stores.opening import open_store
 from watcher.decisions import backoff
@@ -24,7 +25,8 @@ from workflows.catalogue import Catalogue
 def watch(settings: WatcherSettings) -> None:
     """Runs until SIGTERM or SIGINT: the first one stops within the grace time, a second one at once.
 
-    Raises SettingsError, UnfitVolume, SecondWatcher, Unavailable at the start, ForeignSite when the bucket answers.
+    Raises SettingsError, UnfitVolume, SecondWatcher, Unavailable at the start, ForeignSite when the bucket first answers:
+    later a foreign volume is one that is not mounted just now, or was replaced, and is waited out.
     """
     os.umask(0o002)
     _check(settings)
@@ -32,8 +34,10 @@ def watch(settings: WatcherSettings) -> None:
     store = open_store(settings)
     signals = _Signals()
     failures = 0
+    first = True
+    lost: tuple[Seat, Worker] | None = None
     while not signals.received.is_set():
-        seat = _take_seat(settings, folders, signals, first=failures == 0)
+        seat = _take_seat(settings, folders, signals, first=first)
         if signals.received.is_set():
             break
         if seat is None:
@@ -41,6 +45,9 @@ def watch(settings: WatcherSettings) -> None:
             signals.sleep(backoff(failures))
             continue
         _announce(settings, seat, store)
+        if lost is not None:
+            _part_from(*lost, successor=seat)
+            lost = None
         worker = signals.worker = Worker(settings, store, seat)
         if signals.received.is_set():  # between the seat and this line
             worker.stop()
@@ -48,11 +55,14 @@ def watch(settings: WatcherSettings) -> None:
             worker.run()
             failures = 0
         except Fenced:
-            _log().error("fenced", watcher=seat.wid, hint="another watcher took the jobs over; starting anew")
-            worker.abandon()
-        except (SecondWatcher, ForeignSite):
+            hint = "its folder is gone: another watcher took the jobs over, or it was removed; starting anew"
+            _log().error("fenced", watcher=seat.wid, hint=hint)
+            lost = seat, worker
+        except SecondWatcher:
             raise
-        except EdgeError as error:
+        except (EdgeError, ForeignSite) as error:
+            if first and isinstance(error, ForeignSite):
+                raise
             failures += 1
             _log().error("starting_anew", error=str(error))
             signals.sleep(backoff(failures))
@@ -62,7 +72,19 @@ def watch(settings: WatcherSettings) -> None:
             signals.sleep(backoff(failures))
         finally:
             seat.leave()
+            first = False
     _log().info("stopped")
+
+
+def _part_from(seat: Seat, worker: Worker, *, successor: Seat) -> None:
+    """Known only now, since a volume may have been away. Where the old folder lies there again, its jobs are gone on with."""
+    if os.path.isdir(seat.path):
+        return
+    worker.abandon()
+    if not has_others(successor) and (worker.ids or worker.waiting):
+        _log().error(
+            "removed", ids=worker.ids, waiting=worker.waiting, hint="deleted before they ended: drop them again"
+        )
 
 
 def _check(settings: WatcherSettings) -> None:
@@ -86,7 +108,8 @@ def _check(settings: WatcherSettings) -> None:
 def _take_seat(settings: WatcherSettings, folders: Folders, signals: "_Signals", *, first: bool) -> Seat | None:
     """At the start whatever is wrong is the operator's to mend; later it may pass, like a volume that is remounted."""
     try:
-        folders.make()
+        with disk_errors(folders.input):
+            folders.make()
         return Seat(folders, settings.server, give_up=signals.received.is_set)
     except (EdgeError, OSError) as error:
         if first and not signals.received.is_set():

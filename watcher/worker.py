@@ -2,7 +2,7 @@
 
     a hint or a scan names a file           reception, intake       whole? claim it, take it in, or reject it
     it waits in the inbox                   move_line               the next by rank, when ComfyUI has room
-    an adapter's job is planned             plan, planning          template filled, pictures fetched, seed drawn
+    an adapter's job is planned             preparation, planning   template filled, pictures fetched, seed drawn
     journalled, then POSTed                 execution, submission
     ComfyUI works                           execution, decisions    look-ups decide, the websocket only wakes
     what came out is verified               publication, collector  published as `saving`
@@ -10,8 +10,8 @@
     the decision, and the bucket's copy     publication, delivery   the final status; the record is filed
 
 Everything that takes time runs in a small pool and comes back as a message; at most one such task is under way for a
-job, so what is published of it never goes backwards. After a crash `_resume` finds each job's place from its record
-and its status.
+job, so what is published of it never goes backwards. After a crash `recovery` finds each job's place from its
+record and its status.
 """
 
 import os
@@ -22,17 +22,14 @@ from typing import Any
 
 from handoff import documents, log, state, timestamps
 from handoff.failures import DiskUnavailable, EdgeError, Failure, NotPermitted, Permanent, Reason
-from handoff.job import parse_job, prompt_id
 from handoff.masking import mask_urls
 from handoff.settings import WatcherSettings
 from handoff.site import Site
 from handoff.spool import lease, publisher, takeover
 from handoff.spool.journal import Journal
 from handoff.spool.listing import describe_waiting
-from handoff.spool.record import Plan, Record
+from handoff.spool.record import Record
 from handoff.spool.seat import Fenced, Seat
-from handoff.state import Status
-from handoff.status import StatusDocument
 from handoff.stores.contract import Store
 from watcher import decisions
 from watcher.cancellation import Cancellation
@@ -48,10 +45,12 @@ from watcher.execution import Execution, Handover
 from watcher.live import Jobs, Live, Phase
 from watcher.loop import Loop, Timer
 from watcher.peers import Peers
-from watcher.pictures import NotYet, Pictures
-from watcher.planning import MustFetch, Planner
+from watcher.pictures import Pictures
+from watcher.planning import Planner
+from watcher.preparation import Preparation
 from watcher.publication import Publication
 from watcher.reception import Listener, Reception
+from watcher.recovery import Recovery
 from watcher.submission import Submission
 from watcher.tasks import FATAL, Tasks
 from watcher.waiting import Waiting
@@ -60,9 +59,6 @@ from workflows.template import Template
 
 SWEEP_S = 30.0
 LOOK_AGAIN = 5  # passed-on jobs that are looked at again at each sweep
-PLANNED_AT_ONCE = 4  # adapters' jobs whose pictures are fetched at the same time
-PARKED = 50  # adapters' jobs that may be claimed and wait for a picture
-PICTURE_S = 0.5  # until an adapter's job that waits for a picture is planned again
 AGAIN_S = 1.0
 BUGS = 5  # unexpected errors of this program on one job before it is given up
 
@@ -79,10 +75,6 @@ class Worker:
         self._loop = Loop(intake=1, plan=1, fetch=4, files=2, send=1, comfyui=4, verify=2, bucket=4)
         self._tasks = Tasks(self._loop, self._advance, self._failed)
         self._jobs = Jobs()
-        self._planning: set[str] = set()
-        """Tokens of adapters' jobs whose template is being filled or whose pictures are being fetched."""
-        self._parked: set[str] = set()
-        """Tokens of adapters' jobs that wait for a picture. A flood of them may not be claimed whole."""
         self._deadlines: dict[str, Timer] = {}
         self._waiting = Waiting()
         self._skipped: dict[str, None] = {}
@@ -96,7 +88,7 @@ class Worker:
         self._peers = Peers(seat)
         self._death_watch = takeover.DeathWatch(seat, settings.lease_s)
         self._catalogue = Catalogue(settings.workflows_dir)
-        self._planner = Planner(
+        planner = Planner(
             catalogue=self._catalogue,
             pictures=Pictures(
                 Path(seat.folders.input),
@@ -109,6 +101,7 @@ class Worker:
             allow_graphs=settings.allow_graphs,
             node_deny=settings.node_deny,
         )
+        self._preparation = Preparation(self._tasks, planner, seat, settings, on_end=self._end)
         self._disk = Disk(self._loop, seat, self._disk_recovered)
         self._comfyui = ComfyUI(settings.comfyui_url)
         self._comfyui_watch = ComfyUIWatch(
@@ -129,7 +122,13 @@ class Worker:
         self._courier = Courier(delivery.put_progress, has_status=lambda id: os.path.lexists(seat.folders.status(id)))
         self._check_site = site.ensure
         self._publication = Publication(
-            self._tasks, delivery, self._courier, language=settings.language, on_filed=self._forget
+            self._loop,
+            self._tasks,
+            delivery,
+            self._courier,
+            language=settings.language,
+            forget=self._forget,
+            recall=self._recall,
         )
         self._execution = Execution(
             self._loop,
@@ -150,11 +149,21 @@ class Worker:
             peers=self._peers,
             courier=self._courier,
             handover=Handover(
-                on_generated=self._publication.collect,
                 on_end=self._end,
                 on_sent=self._publication.put_job_document,
                 on_pass=self._pass,
             ),
+        )
+        self._recovery = Recovery(
+            self._tasks,
+            self._jobs,
+            seat,
+            self._journal,
+            self._comfyui,
+            self._execution,
+            self._publication,
+            adopt=self._adopt,
+            end=self._end,
         )
         self._events = ComfyUIEvents(
             settings.comfyui_url, lambda event: self._loop.post(partial(self._execution.hear, event))
@@ -163,7 +172,7 @@ class Worker:
             self._loop,
             seat,
             settings,
-            self._planner,
+            planner,
             self._disk,
             self._waiting,
             Listener(
@@ -198,6 +207,16 @@ class Worker:
         """From any thread or a signal handler: finish what is being published, leave the rest to the next watcher."""
         self._loop.post(self._begin_stop)
 
+    @property
+    def ids(self) -> list[str]:
+        """Of the jobs that are under way here."""
+        return [live.id for live in self._jobs]
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait, for whichever watcher."""
+        return len(self._waiting)
+
     def abandon(self) -> None:
         """After Fenced: what this watcher still has at its ComfyUI is another's to run now."""
         comfyui = ComfyUI(self._settings.comfyui_url)
@@ -210,7 +229,7 @@ class Worker:
 
     def _start(self) -> None:
         self._take_over_the_dead()
-        self._resume_all()
+        self._recovery.resume_all()
         self._events.start()
         self._comfyui_watch.check()
         self._tasks.aside("bucket", self._check_site)
@@ -264,7 +283,7 @@ class Worker:
             "paused": self._reception.paused,
             "waiting": len(self._waiting),
             "inside": len(self._execution),
-            "live": len(self._jobs),
+            "live": len(self._jobs) + len(self._publication),
         }
 
     def _sweep(self, *, thoroughly: bool) -> None:
@@ -286,14 +305,14 @@ class Worker:
         self._execution.start()
 
     def _disk_recovered(self) -> None:
-        self._resume_all()  # what could not be put back into the inbox meanwhile
+        self._recovery.resume_all()  # what could not be put back into the inbox meanwhile
         self._reception.scan()
 
     # one job
 
     def _advance(self, live: Live) -> None:
         """Starts the task that the job's phase asks for, unless one is under way."""
-        if live.token not in self._jobs:
+        if self._jobs.get(live.token) is not live:  # it was filed or put away; what was recalled is another
             return
         if live.busy:
             live.wanted = True
@@ -305,7 +324,7 @@ class Worker:
             return
         match live.phase:
             case Phase.PLAN:
-                self._plan(live)
+                self._preparation.plan(live)
             case Phase.READY:
                 self._execution.queue(live)
             case Phase.SENT:
@@ -346,18 +365,16 @@ class Worker:
                     return
         self._tasks.later(live, decisions.backoff(live.trouble))
         if leaving:
-            self._publication.give_way(live)
+            self._publication.give_way(live.token)
 
     def _end(self, live: Live, event: state.Event, failure: Failure) -> None:
-        self._planning.discard(live.token)
-        self._parked.discard(live.token)
+        self._preparation.leave(live)
         self._execution.leave(live)
         self._publication.end(live, event, failure)
 
     def _forget(self, live: Live) -> None:
         self._jobs.remove(live)
-        self._planning.discard(live.token)
-        self._parked.discard(live.token)
+        self._preparation.leave(live)
         self._execution.leave(live)
         if (timer := self._deadlines.pop(live.token, None)) is not None:
             timer.cancel()
@@ -404,8 +421,7 @@ class Worker:
             and self._stop_by is None
             and not self._reception.paused
             and self._execution.has_room
-            and len(self._planning) < PLANNED_AT_ONCE
-            and len(self._parked) < PARKED
+            and self._preparation.has_room
             and (found := self._waiting.next(self._skipped)) is not None
         ):
             live = self._claim(found[1])
@@ -422,7 +438,8 @@ class Worker:
         try:
             record = self._journal.claim(name, token, known=self._fresh)
         except documents.UnreadableDocument as error:
-            self._log.error("unreadable_record", file=name, error=str(error), hint="left in the watcher's folder")
+            self._log.error("unreadable_record", file=name, error=str(error))
+            self._recovery.salvage(token)
             return None
         except EdgeError as error:
             if isinstance(error, DiskUnavailable):
@@ -454,40 +471,6 @@ class Worker:
         self._skipped[live.token] = None
         self._release(live)
 
-    def _plan(self, live: Live, *, may_fetch: bool = False) -> None:
-        """In one thread, so that the order stays; only what has to fetch pictures goes where it may take long."""
-
-        def plan() -> Plan:
-            job = parse_job(live.record.body, default_workflow=self._settings.default_workflow)
-            return self._planner.plan(job, may_fetch=may_fetch)
-
-        self._planning.add(live.token)
-        self._tasks.run(live, "fetch" if may_fetch else "plan", plan, self._planned, self._not_planned)
-
-    def _planned(self, live: Live, plan: Plan) -> None:
-        self._planning.discard(live.token)
-        self._parked.discard(live.token)
-        live.record = live.record.evolve(job=plan)
-        live.document = describe_waiting(live.record)
-        live.phase = Phase.READY
-        self._advance(live)
-
-    def _not_planned(self, live: Live, error: BaseException) -> None:
-        self._planning.discard(live.token)
-        waited = time.monotonic() - live.arrived_at
-        match error:
-            case MustFetch():
-                self._plan(live, may_fetch=True)
-            case NotYet() if waited < self._settings.picture_wait_s:
-                self._parked.add(live.token)
-                self._tasks.later(live, PICTURE_S)
-            case NotYet():
-                self._end(live, state.Event.REJECTED, error.failure(round(waited, 1)))
-            case Failure():
-                self._end(live, state.Event.REJECTED, error)
-            case _:
-                self._failed(live, error)
-
     # after a restart or a takeover
 
     def _take_over_the_dead(self) -> bool:
@@ -509,34 +492,9 @@ class Worker:
             self._log.error("not_taken_over", error=str(error))
         else:
             if taken:
-                self._resume_all()
+                self._recovery.resume_all()
                 self._reception.resume_claims()
 
-    def _resume_all(self) -> None:
-        for record in self._journal.records():
-            if record.token not in self._jobs:
-                self._resume(record)
-
-    def _resume(self, record: Record) -> None:
-        live = self._adopt(record)
-        try:
-            published = self._journal.status(record)
-        except documents.UnreadableDocument as error:
-            self._log.error("unreadable_status", id=record.id, error=str(error))
-            published = None
-        if published is not None and not _is_of(record, published):
-            published = None
-        self._log.info("resumed", id=record.id, attempt=record.attempt, status=published.status if published else None)
-        if published is not None and published.done:
-            live.document, live.phase, live.decided = published, Phase.CONCLUDE, True
-        elif published is not None and published.status is Status.SAVING and published.attempt == record.attempt:
-            live.document, live.phase = published, Phase.MIRROR
-        elif record.attempt > 0:
-            self._execution.resume(live, published)
-        self._advance(live)
-
-
-def _is_of(record: Record, published: StatusDocument) -> bool:
-    """Whether a status was published of this submission, not of one that had the same id before it."""
-    ids = {prompt_id(record.token, attempt) for attempt in range(1, record.attempt + 1)}
-    return published.comfyui.prompt_id is None or published.comfyui.prompt_id in ids
+    def _recall(self, token: str) -> None:
+        if self._stop_by is None:
+            self._recovery.recall(token)

@@ -11,7 +11,7 @@ import os
 import secrets
 import threading
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -23,6 +23,7 @@ from handoff.messages import Language
 from handoff.spool import reservations
 from handoff.spool.record import Record
 from handoff.spool.seat import Fenced, Seat
+from handoff.spool.suspicion import working_at
 from handoff.status import describe_failure
 
 NAME_LIMIT = 200  # bytes of a job file's name; longer ones are rejected, as the names made from it would not fit
@@ -100,6 +101,10 @@ class Drops:
                 if not self._seat.held():
                     raise
                 return None
+
+    def working_at(self, claim: Claim) -> AbstractContextManager[None]:
+        """Around what is done with the content of a claim. Raises Failure for one that brings watchers down, Fenced, Unavailable."""
+        return working_at(self._seat, claim.stamp)  # its job is worked at under its token
 
     def claims(self) -> list[Claim]:
         """What lies claimed and was not finished, in the order of its arrival."""

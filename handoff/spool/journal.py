@@ -3,6 +3,7 @@
 Only the seat's own folders are written to; what is to be seen leaves them by rename.
 """
 
+import errno
 import os
 import shutil
 import time
@@ -73,11 +74,17 @@ class Journal:
                 try:
                     record = Record.find(f"{self._seat.path}/{name}")
                 except UnreadableDocument as error:
-                    log.get().error("unreadable_record", error=str(error), hint="its job is not gone on with")
+                    log.get().error("unreadable_record", error=str(error))
                     continue
                 if record is not None:  # else it was filed meanwhile
                     found.append(record)
         return found
+
+    def tokens(self) -> list[str]:
+        """Of all records in this seat, also of those that cannot be read. Raises Fenced."""
+        with self._seat.power():
+            names = os.listdir(self._seat.path)
+        return sorted(name.removeprefix("r-") for name in names if name.startswith("r-"))
 
     # the live job
 
@@ -93,9 +100,8 @@ class Journal:
         """Where ComfyUI writes this attempt, relative to `output/`; made here so that its group may write to it."""
         folder = work_folder(record.token, record.attempt)
         path = f"{self._folders.output}/{folder}"
-        with self._seat.power(), durable.disk_errors(path), suppress(FileExistsError):
-            os.mkdir(path)
-            os.chmod(path, FOLDER_MODE)
+        with self._seat.power(), durable.disk_errors(path):
+            _make_folder(path)
         return folder
 
     def is_cancelled(self, id: str) -> bool:
@@ -162,8 +168,16 @@ class Journal:
         The feed begins anew when it has grown long, so a reader takes one that is shorter than it was for "look again".
         """
         with self._seat.power(), durable.disk_errors(self._seat.pen):
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            descriptor = os.open(f"{self._seat.pen}/feed", flags, 0o664)
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            try:
+                descriptor = os.open(f"{self._seat.pen}/feed", flags, 0o664)
+            except OSError as error:
+                if error.errno not in (errno.ELOOP, errno.ENXIO):
+                    raise
+                os.unlink(
+                    f"{self._seat.pen}/feed"
+                )  # a link or a pipe that somebody put there; readers do without a hint
+                return
             try:
                 if os.fstat(descriptor).st_size > FEED_BYTES:
                     os.ftruncate(descriptor, 0)
@@ -175,12 +189,10 @@ class Journal:
         """After the final status is in the bucket: clears up and files the record under its day."""
         self.remove_mark(record.id)
         for attempt in range(1, record.attempt + 1):
-            shutil.rmtree(f"{self._folders.output}/{work_folder(record.token, attempt)}", ignore_errors=True)
+            _remove(f"{self._folders.output}/{work_folder(record.token, attempt)}")
         folder = f"{self._folders.done}/{day}"
         with self._seat.power(), durable.disk_errors(folder):
-            with suppress(FileExistsError):
-                os.mkdir(folder)
-                os.chmod(folder, FOLDER_MODE)
+            _make_folder(folder)
             os.rename(self._seat.record_path(record.token), f"{folder}/{record.id}")
 
     def clear_work(self) -> None:
@@ -194,7 +206,7 @@ class Journal:
                 if not any(
                     os.path.lexists(f"{self._folders.spool}/{w}/r-{token}") for w in os.listdir(self._folders.spool)
                 ):
-                    shutil.rmtree(path, ignore_errors=True)
+                    _remove(path)
 
     def _publish(
         self, id: str, name: str, data: bytes, token: str, *, durable_write: bool, sync_folder: bool = True
@@ -208,6 +220,28 @@ class Journal:
 
     def _make_job_folder(self, id: str) -> None:
         path = self._folders.job(id)
-        with durable.disk_errors(path), suppress(FileExistsError):
+        with durable.disk_errors(path):
+            _make_folder(path)
+
+
+def _make_folder(path: str) -> None:
+    """A link in its place is no folder of ours: it is removed, since whatever is renamed through it would lie elsewhere."""
+    while True:
+        try:
             os.mkdir(path)
+        except FileExistsError:
+            if not os.path.islink(path):
+                return
+            _remove(path)
+        else:
             os.chmod(path, FOLDER_MODE)
+            return
+
+
+def _remove(path: str) -> None:
+    """A folder with all that is in it; of a link the link alone."""
+    if os.path.islink(path):
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+    else:
+        shutil.rmtree(path, ignore_errors=True)

@@ -9,10 +9,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from handoff import timestamps
 from handoff.durable import read_file
 from handoff.failures import Permanent
 
 BEAT_S = 2.0
+boot_id = timestamps.boot_id
 _SIZE = 4096  # bytes; one write of one page, so that a reader never sees half of it
 
 
@@ -73,12 +75,6 @@ def is_released(path: str) -> bool:
     finally:
         os.close(descriptor)
     return True
-
-
-def boot_id() -> str:
-    """Which run of which machine this is; containers of one host share it."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()
 
 
 def _page(text: LeaseText) -> bytes:

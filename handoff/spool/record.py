@@ -60,6 +60,8 @@ class Record(Document):
     owner: str = "folder"
     retry_of: str | None = None
     received_at: str
+    received_uptime: str | None = None
+    """The same moment as `timestamps.uptime` gives it, for its deadline: the wall clock may be set."""
     priority: int = Field(default=0, ge=-PRIORITY, le=PRIORITY)
     body: dict[str, Any]
     job: Plan | None = None

@@ -121,10 +121,18 @@ class Seat:
 
 
 def other_watchers(folders: Folders, wid: str) -> list[str]:
-    """The ids of all other watchers that have a folder, alive or dead."""
-    return sorted(
-        name.removeprefix("w-") for name in os.listdir(folders.spool) if name.startswith("w-") and name != f"w-{wid}"
-    )
+    """The ids of all other watchers that have a folder, alive or dead. Links and files of such names are no watchers."""
+    with os.scandir(folders.spool) as entries:
+        names = [entry.name for entry in entries if entry.name.startswith("w-") and entry.is_dir(follow_symlinks=False)]
+    return sorted(name.removeprefix("w-") for name in names if name != f"w-{wid}")
+
+
+def has_others(seat: Seat) -> bool:
+    """Whether there is anybody who may have taken this watcher's jobs over."""
+    try:
+        return bool(other_watchers(seat.folders, seat.wid))
+    except OSError:
+        return False
 
 
 def prove(folders: Folders) -> None:
@@ -140,6 +148,9 @@ def prove(folders: Folders) -> None:
             for folder in scratch:
                 os.mkdir(folder)
                 write_file(f"{folder}/a", b"handoff", durable=False)
+        for folder in (folders.tmp, folders.ids):
+            _prove_one_mount(folder, folders.inbox, "input/")
+        _prove_one_mount(folders.work, folders.pens, "output/")
         _prove_rename(f"{scratch[0]}/a", f"{folders.input}/{name}", "input/")
         _prove_rename(f"{folders.input}/{name}", f"{folders.inbox}/{name}", "input/")
         for folder in (folders.uploads, folders.rejected, folders.done):
@@ -154,9 +165,18 @@ def prove(folders: Folders) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def _prove_one_mount(one: str, other: str, where: str) -> None:
+    """By the rename of what is not there: the kernel looks at the mounts first, and nothing is left when it is killed."""
+    name = f"{TRIAL}{secrets.token_hex(8)}"
+    with suppress(FileNotFoundError):
+        _prove_rename(f"{one}/{name}", f"{other}/{name}", where)
+
+
 def _prove_rename(source: str, target: str, where: str) -> None:
     try:
         os.rename(source, target)
+    except FileNotFoundError:
+        raise
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise UnfitVolume(f"a file cannot be renamed inside {where}: {error.strerror}") from error

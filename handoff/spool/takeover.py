@@ -7,6 +7,7 @@ has the prompt, and its watcher may be back in two seconds. No wall clock, since
 
 import os
 import shutil
+import stat
 import time
 from contextlib import suppress
 
@@ -16,6 +17,8 @@ from handoff.spool import lease
 from handoff.spool.seat import TRIAL, Fenced, Seat, SecondWatcher, other_watchers
 
 AGAIN_S, PATIENCE = 0.05, 40  # seconds between two tries, and how many
+MOVED = ("c-", "b-", "x-", "r-", "from-")
+"""In this order: `c-` before `b-`, else its owner could see a claim without the job made of it, and take it in again."""
 STARTING_S = 60.0  # a watcher that has not finished starting by then died while it did
 
 
@@ -92,16 +95,18 @@ def finish_takeovers(seat: Seat) -> bool:
 def _finish_takeover(seat: Seat, name: str) -> bool:
     """False: something came in meanwhile, since its owner may use the folder until it is gone. Come by again."""
     folder = f"{seat.path}/{name}"
+    if not stat.S_ISDIR(os.lstat(folder).st_mode):  # planted: a link would lead out of the volume
+        os.unlink(folder)
+        return True
     _remove_pen(seat, name.removeprefix("from-"))  # from here on that watcher cannot publish a status
     names = os.listdir(folder)
-    # `c-` before `b-`: otherwise its owner could see a claim without the job made of it, and take it in again
-    for prefix in ("c-", "b-", "r-", "from-"):
+    for prefix in MOVED:
         for entry in names:
             if entry.startswith(prefix):
                 with suppress(FileNotFoundError):
                     os.rename(f"{folder}/{entry}", f"{seat.path}/{entry}")
     for entry in names:
-        if not entry.startswith(("c-", "b-", "r-", "from-")):
+        if not entry.startswith(MOVED):
             _remove(f"{folder}/{entry}")
     try:
         os.rmdir(folder)
@@ -124,7 +129,7 @@ def _remove(path: str) -> None:
 def _remove_pen(seat: Seat, wid: str) -> None:
     pen = seat.folders.pen(wid)
     for _ in range(PATIENCE):
-        shutil.rmtree(pen, ignore_errors=True)
+        _remove(pen)
         if not os.path.lexists(pen):
             return
         if not seat.held():

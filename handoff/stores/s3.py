@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import ClientError
 
 from handoff.failures import EdgeError, Permanent, Transient, Unavailable
 from handoff.stores.contract import CHECK_KEY, CHECK_TEXT, Stored, clean_prefix, whole_key
@@ -227,6 +228,7 @@ class S3Store:
 
     def _put_in_parts(self, whole: str, source: Source, *, media_type: str, cache_control: str) -> None:
         with self._explained("put", whole):
+            self._abort_earlier(whole)
             upload_id = self._client.create_multipart_upload(
                 Bucket=self._bucket,
                 Key=whole,
@@ -242,6 +244,17 @@ class S3Store:
             with suppress(EdgeError), self._explained("abort", whole):
                 self._client.abort_multipart_upload(Bucket=self._bucket, Key=whole, UploadId=upload_id)
             raise
+
+    def _abort_earlier(self, whole: str) -> None:
+        """Uploads of this object that were never finished, since a watcher was killed or the store away: their parts stay for ever.
+
+        Only one watcher at a time publishes a job. Where uploads may not be listed, they stay.
+        """
+        with suppress(ClientError):
+            found = self._client.list_multipart_uploads(Bucket=self._bucket, Prefix=whole)
+            for upload in found.get("Uploads", []):
+                if upload["Key"] == whole:
+                    self._client.abort_multipart_upload(Bucket=self._bucket, Key=whole, UploadId=upload["UploadId"])
 
     def _put_parts(self, whole: str, upload_id: str, source: Source) -> "list[CompletedPartTypeDef]":
         part_size = max(PART_SIZE, -(-source.size // _MOST_PARTS))

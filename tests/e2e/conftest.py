@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.place import Place, S3Bucket
 from tests.e2e.promises import check_promises
 from tests.e2e.volume import Volume
+from tests.servers.rgw import S3Server
 from tests.servers.simulator import Simulator, start_simulator
 from tests.servers.watcher import Watcher, start_watcher
 
@@ -111,6 +113,22 @@ def volume() -> Iterator[Volume]:
 def simulator(volume: Volume) -> Iterator[Simulator]:
     with run_simulator(volume) as simulator:
         yield simulator
+
+
+@pytest.fixture
+def place(s3_server: S3Server) -> Iterator[Place]:
+    with contextlib.ExitStack() as stack:
+        root = stack.enter_context(make_root())
+        bucket = S3Bucket(s3_server.client(), s3_server.make_bucket())
+        stack.callback(bucket.client.close)
+        volume = Volume.make(root / "volume", bucket)
+        simulator = stack.enter_context(run_simulator(volume))
+
+        def start(**settings: Any) -> Watcher:
+            chosen = {**s3_server.environment(), "bucket": bucket.name, **settings}
+            return stack.enter_context(start_watcher(volume.root, simulator.url, **chosen))
+
+        yield Place(s3_server, bucket, volume, simulator, start)
 
 
 StartWatcher = Callable[..., Watcher]

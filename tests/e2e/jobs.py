@@ -37,5 +37,16 @@ def sleeping(seconds: float, *, deaf: bool = False, **fields: Any) -> Job:
     return {"graph": graph(seconds=seconds, deaf=deaf), **fields}
 
 
+def film() -> Job:
+    """One output of 20 MiB, which goes to the bucket in parts."""
+    size = {"width": 4096, "height": 4096, "batch_size": 5}
+    return {
+        "graph": {
+            "1": {"class_type": "EmptyLatentImage", "inputs": size},
+            "2": {"class_type": "SaveLatent", "inputs": {"samples": ["1", 0], "filename_prefix": "film"}},
+        }
+    }
+
+
 def encode(job: Job | bytes) -> bytes:
     return job if isinstance(job, bytes) else json.dumps(job, ensure_ascii=False, indent=1).encode()

@@ -72,7 +72,7 @@ def _list(path: os.PathLike[str]) -> list[str]:
 
 def _check_places(volume: Volume, jobs: dict[str, Status]) -> None:
     """Every dropped file is in exactly one place: one job, or rejected with its bytes untouched."""
-    sources = Counter(status["source"] for status in jobs.values())
+    sources = Counter(status["source"] for status in jobs.values() if status["retry_of"] is None)
     for name, drop in volume.drops.items():
         rejected = volume.input / "rejected" / name
         is_rejected = os.path.lexists(rejected)

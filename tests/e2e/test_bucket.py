@@ -110,10 +110,26 @@ def test_a_cancel_that_comes_after_the_picture_was_drawn_is_too_late(
     volume.drop("drawn.json", canvas(id="drawn"))
     are_saving(volume, "drawn.json")
     (volume.input / "drawn.cancel").touch()
-    watcher.wait_for("cancel", id="drawn")
+    volume.drop("later.json", canvas())
+    are_saving(volume, "later.json")  # and so the mark was seen
     give_back(volume)
-    volume.succeed("drawn.json")
+    volume.succeed("drawn.json", "later.json")
     check_promises(volume, simulator, watchers=(watcher,))
+
+
+def test_a_record_that_is_damaged_while_the_bucket_is_away_is_none_the_less_finished(
+    volume: Volume, simulator: Simulator, watch: StartWatcher
+) -> None:
+    take_away(volume)
+    watch(simulator)
+    volume.drop("damaged.json", canvas())
+    volume.drop("whole.json", canvas())
+    are_saving(volume, "damaged.json", "whole.json")
+    (record, *_) = volume.spool.glob("w-*/r-*")
+    record.write_bytes(b"{")
+    give_back(volume)
+    volume.succeed("damaged.json", "whole.json")
+    check_promises(volume, simulator)
 
 
 def test_an_output_removed_while_the_bucket_is_away_is_no_success(
@@ -127,7 +143,8 @@ def test_an_output_removed_while_the_bucket_is_away_is_no_success(
     give_back(volume)
     (status,) = volume.finish("robbed.json")
     assert (status["status"], status["error"]["reason"]) == ("failed", "output_missing")
-    watcher.wait_for("job", status="failed")
+    assert (status["outputs"], status["url"], status["markdown"]) == ([], None, None)
+    check_promises(volume, simulator, watchers=(watcher,))
 
 
 def test_an_output_changed_while_the_bucket_is_away_is_no_success(
@@ -144,7 +161,7 @@ def test_an_output_changed_while_the_bucket_is_away_is_no_success(
     (status,) = volume.finish("forged.json")
     assert status["status"] == "failed"
     assert status["error"]["reason"] in ("output_broken", "output_missing", "output_refused")
-    watcher.wait_for("job", status="failed")
+    check_promises(volume, simulator, watchers=(watcher,))
 
 
 def test_pollers_of_the_bucket_find_progress_before_the_end(

@@ -46,6 +46,20 @@ def test_a_500_although_it_was_queued(house: House, faults: Faults) -> None:
     house.check()
 
 
+@pytest.mark.parametrize("fault", ["lost_replies", "silent_replies", "errors_after_queue"])
+def test_half_a_graph_is_no_success_though_nobody_read_that_it_was_half(
+    house: House, faults: Faults, fault: str
+) -> None:
+    nodes = graph()
+    nodes["2"] = {"class_type": "EmptyImage", "inputs": {**nodes["1"]["inputs"], "width": 0}}
+    nodes["8"] = {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "other"}}
+    faults(**{fault: 1})
+    status = draw(house, f"half-{fault}", {"graph": nodes})
+    assert (status["status"], status["error"]["reason"]) == ("failed", "validation_failed")
+    assert status["error"]["node"]["id"] == "8"
+    house.check()
+
+
 def test_a_post_that_is_taken_up_late(house: House, faults: Faults) -> None:
     faults(delayed_posts=1, post_delay_s=4.0)
     status = draw(house, "late-post")
@@ -150,6 +164,7 @@ def test_interrupted_twice_fails(house: House, faults: Faults) -> None:
         ("empty", "output_broken"),
         ("truncated", "output_broken"),
         ("symlink", "output_broken"),
+        ("directory", "output_broken"),
         ("traversal", "output_broken"),
     ],
 )
@@ -158,6 +173,14 @@ def test_an_output_that_is_none_is_no_success(house: House, faults: Faults, faul
     status = draw(house, f"output-{fault}")
     assert (status["status"], status["error"]["reason"]) == ("failed", reason)
     assert status["outputs"] == []
+    house.check()
+
+
+def test_an_output_that_changes_while_it_is_read_is_no_success(house: House, faults: Faults) -> None:
+    faults(outputs=["changing"])
+    status = draw(house, "output-changing")
+    assert (status["status"], status["outputs"], status["url"]) == ("failed", [], None)
+    assert status["error"]["reason"] in ("output_broken", "output_refused")
     house.check()
 
 

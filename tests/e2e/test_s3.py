@@ -2,65 +2,19 @@
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import requests
 
-from tests.e2e.conftest import make_root, run_simulator
-from tests.e2e.jobs import canvas, sleeping
+from tests.e2e.jobs import canvas, film, sleeping
+from tests.e2e.place import Place, S3Bucket
 from tests.e2e.promises import check_promises
-from tests.e2e.volume import Volume, eventually
-from tests.servers.rgw import S3Server
-from tests.servers.simulator import Simulator
-from tests.servers.watcher import Watcher, start_watcher
+from tests.e2e.volume import eventually
 from tests.stores.fault_proxy import Fault, FaultProxy, running_proxy
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
-
-
-@dataclass(frozen=True)
-class S3Bucket:
-    client: "S3Client"
-    name: str
-
-    def get(self, key: str) -> bytes | None:
-        with suppress(self.client.exceptions.NoSuchKey):
-            return self.client.get_object(Bucket=self.name, Key=key)["Body"].read()
-        return None
-
-    def list_keys(self) -> set[str]:
-        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name)
-        return {entry["Key"] for page in pages for entry in page.get("Contents", [])}
-
-
-@dataclass
-class Place:
-    server: S3Server
-    bucket: S3Bucket
-    volume: Volume
-    simulator: Simulator
-    start: Callable[..., Watcher]
-
-
-@pytest.fixture
-def place(s3_server: S3Server) -> Iterator[Place]:
-    with ExitStack() as stack:
-        root = stack.enter_context(make_root())
-        bucket = S3Bucket(s3_server.client(), s3_server.make_bucket())
-        stack.callback(bucket.client.close)
-        volume = Volume.make(root / "volume", bucket)
-        simulator = stack.enter_context(run_simulator(volume))
-
-        def start(**settings: Any) -> Watcher:
-            chosen = {**s3_server.environment(), "bucket": bucket.name, **settings}
-            return stack.enter_context(start_watcher(volume.root, simulator.url, **chosen))
-
-        yield Place(s3_server, bucket, volume, simulator, start)
+    pass
 
 
 def test_a_dropped_job_ends_in_a_real_bucket(place: Place) -> None:
@@ -101,6 +55,18 @@ def test_over_https_with_the_settings_that_ship(place: Place) -> None:
     check_promises(place.volume, place.simulator, watchers=(watcher,))
 
 
+def test_in_a_store_that_knows_no_conditional_puts(place: Place) -> None:
+    with running_proxy(place.server.endpoint) as proxy:
+        proxy.choose = lambda _method, _path: Fault.NO_CONDITIONS
+        watcher = place.start(HANDOFF_S3_ENDPOINT_URL=proxy.endpoint)
+        place.volume.drop("one.json", canvas())
+        place.volume.succeed("one.json")
+        check_promises(place.volume, place.simulator, watchers=(watcher,))
+    site = [path.partition("?")[0] for method, path in proxy.seen if method == "PUT" and "_site.json" in path]
+    assert len(site) == 2, "refused with a condition, then put without"
+    place.bucket.check_objects(place.volume)
+
+
 def test_the_status_is_the_last_object_and_only_then_complete(place: Place) -> None:
     with running_proxy(place.server.endpoint) as proxy:
         watcher = place.start(HANDOFF_S3_ENDPOINT_URL=proxy.endpoint)
@@ -115,23 +81,6 @@ def test_the_status_is_the_last_object_and_only_then_complete(place: Place) -> N
     assert puts.count("status.json") == 1
     assert set(puts) == {output["name"] for output in status["outputs"]} | {"job.json", "status.json"}
     assert len(status["outputs"]) == 4
-
-
-def test_an_outage_of_the_bucket(place: Place) -> None:
-    with running_proxy(place.server.endpoint) as proxy:
-        watcher = place.start(HANDOFF_S3_ENDPOINT_URL=proxy.endpoint)
-        watcher.wait_for("comfyui_up")
-        proxy.choose = lambda _method, _path: Fault.BUSY
-        names = [f"job-{number}.json" for number in range(5)]
-        for name in names:
-            place.volume.drop(name, canvas())
-        for name in names:
-            place.volume.wait_until(name, "saving")
-        assert sum(place.simulator.control()["executions"].values()) == len(names)
-        watcher.wait_for("bucket_away")
-        proxy.choose = lambda _method, _path: None
-        place.volume.succeed(*names)
-        check_promises(place.volume, place.simulator, watchers=(watcher,))
 
 
 def test_the_bucket_is_closed_altogether_and_opens_again(place: Place) -> None:
@@ -153,9 +102,11 @@ def test_every_third_exchange_breaks(place: Place, fault: Fault) -> None:
         names = [f"job-{number}.json" for number in range(4)]
         for name in names:
             place.volume.drop(name, canvas())
-        for status in place.volume.succeed(*names):
+        place.volume.drop("film.json", film())
+        for status in place.volume.succeed(*names, "film.json"):
             assert status["attempt"] == 1
         check_promises(place.volume, place.simulator, watchers=(watcher,))
+    place.bucket.check_objects(place.volume)
 
 
 def break_every_third(proxy: FaultProxy, fault: Fault) -> None:

@@ -8,6 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from handoff import timestamps
+from handoff.folders import Folders
+from handoff.job import parse_job
+from handoff.spool import publisher
+from handoff.spool.record import Record
 from tests.e2e.jobs import Job, encode
 from tests.servers.watcher import LIMIT_S
 
@@ -94,6 +99,15 @@ class Volume:
         staged.write_bytes(data)
         os.rename(staged, os.path.join(os.fspath(self.input), name))
         return self.note(name, data)
+
+    def submit(self, id: str, job: Job) -> None:
+        """Into the inbox, as `handoff submit` does."""
+        folders = Folders(str(self.input), str(self.output))
+        folders.make()
+        parsed = parse_job(job, default_workflow="txt2img")
+        received = timestamps.to_text(timestamps.now())
+        record = Record(token="0" * 16, id=id, sha256=parsed.sha256, received_at=received, body=parsed.body)
+        publisher.publish(folders, record)
 
     def note(self, name: str, data: bytes) -> Drop:
         """For what a test put into input/ in a way of its own."""

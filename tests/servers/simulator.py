@@ -28,6 +28,7 @@ class Simulator:
     flags: tuple[str, ...]
     process: subprocess.Popen[str]
     stderr: Path
+    wrap: tuple[str, ...] = ()
 
     def control(self, **faults: Any) -> dict[str, Any]:
         """Without arguments the counters of `GET /simulator`; else sets faults or does actions, and the counters then."""
@@ -64,7 +65,9 @@ class Simulator:
             self.kill()
         self._close_pipe()
         port = self.url.rsplit(":", 1)[1]
-        self.process, self.url = _launch(port, self.base, self.input_dir, self.output_dir, self.flags, self.stderr)
+        self.process, self.url = _launch(
+            port, self.base, self.input_dir, self.output_dir, self.flags, self.stderr, self.wrap
+        )
 
     def _close_pipe(self) -> None:
         if self.process.stdout is not None:
@@ -73,14 +76,21 @@ class Simulator:
 
 @contextlib.contextmanager
 def start_simulator(
-    base: Path, *flags: str, input_dir: Path | None = None, output_dir: Path | None = None
+    base: Path,
+    *flags: str,
+    input_dir: Path | None = None,
+    output_dir: Path | None = None,
+    wrap: tuple[str, ...] = (),
 ) -> Iterator[Simulator]:
-    """A simulator with its folders below `base`, on a free port of 127.0.0.1; gone when the block ends."""
+    """A simulator with its folders below `base`, on a free port of 127.0.0.1; gone when the block ends.
+
+    `wrap` stands before the command, as `setpriv` does.
+    """
     base.mkdir(parents=True, exist_ok=True)
     input_dir, output_dir = input_dir or base / "input", output_dir or base / "output"
     stderr = base / "simulator.stderr"
-    process, url = _launch("0", base, input_dir, output_dir, flags, stderr)
-    simulator = Simulator(url, base, input_dir, output_dir, flags, process, stderr)
+    process, url = _launch("0", base, input_dir, output_dir, flags, stderr, wrap)
+    simulator = Simulator(url, base, input_dir, output_dir, flags, process, stderr, wrap)
     try:
         yield simulator
     finally:
@@ -91,10 +101,16 @@ def start_simulator(
 
 
 def _launch(
-    port: str, base: Path, input_dir: Path, output_dir: Path, flags: tuple[str, ...], stderr: Path
+    port: str,
+    base: Path,
+    input_dir: Path,
+    output_dir: Path,
+    flags: tuple[str, ...],
+    stderr: Path,
+    wrap: tuple[str, ...],
 ) -> tuple[subprocess.Popen[str], str]:
     command = [
-        sys.executable, "-m", "comfyui_simulator", "--port", port, "--base-directory", str(base),
+        *wrap, sys.executable, "-m", "comfyui_simulator", "--port", port, "--base-directory", str(base),
         "--input-directory", str(input_dir), "--output-directory", str(output_dir), *flags,
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -96,10 +96,12 @@ class Watcher:
         self.process.send_signal(signal.SIGCONT)
 
 
-def start_watcher(folder: Path, comfyui_url: str, *, wrap: Sequence[str] = (), **settings: Any) -> Watcher:
+def start_watcher(
+    folder: Path, comfyui_url: str, *, wrap: Sequence[str] = (), module: str = "handoff_cli", **settings: Any
+) -> Watcher:
     """`folder` holds input/, output/ and bucket/. `settings` are HANDOFF_* names in lower case, or whole upper-case names.
 
-    `wrap` stands before the command, as `setpriv` does.
+    `wrap` stands before the command, as `setpriv` does; `module` may be another one that runs it, with its arguments.
     """
     chosen = {
         "input_dir": folder / "input",
@@ -122,7 +124,7 @@ def start_watcher(folder: Path, comfyui_url: str, *, wrap: Sequence[str] = (), *
     stderr = folder / f"watcher-{number}.log"
     with stderr.open("wb") as errors:
         process = subprocess.Popen(
-            [*wrap, sys.executable, "-m", "handoff_cli", "watch"],
+            [*wrap, sys.executable, "-m", *module.split(), "watch"],
             stdin=subprocess.DEVNULL,
             stderr=errors,
             env=environment,

@@ -33,7 +33,7 @@ class Call:
         return f"{self.name}{self.args}"[:300]
 
 
-@dataclass
+@dataclass(eq=False)
 class Actor:
     """`stop_at`: the step (1 = the first) before which it stops; `stop_before`: or the first call of this name.
 
@@ -49,6 +49,7 @@ class Actor:
     result: Any = None
     error: BaseException | None = None
     dead: bool = False
+    over: bool = False
     _outside: bool = False
     _open: set[int] = field(default_factory=set)
     _stopped: threading.Event = field(default_factory=threading.Event)
@@ -84,6 +85,7 @@ class Actor:
             if self.error is not None:
                 for descriptor in self._open:  # as the kernel does, and with them the lock goes
                     os.close(descriptor)
+            self.over = True
             self._stopped.set()
 
     def step(self, call: Call) -> None:
@@ -110,6 +112,10 @@ class Actor:
 
 
 _ACTORS: dict[int, Actor] = {}
+
+
+def current() -> Actor | None:
+    return _ACTORS.get(threading.get_ident())
 
 
 def step(name: str, *args: Any) -> None:
@@ -140,11 +146,14 @@ def run(
     return actor
 
 
-def install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes the calls of `os` steps, for actors only. Nothing is really flushed: a kill is no power loss."""
+def install(monkeypatch: pytest.MonkeyPatch, on_done: Callable[[Call], None] = lambda _: None) -> None:
+    """Makes the calls of `os` steps, for actors only. Nothing is really flushed: a kill is no power loss.
+
+    `on_done` hears of each call that an actor made, just after it.
+    """
     for name in (*WRITES, *READS):
         original = getattr(os, name) if name != "fsync" else lambda _: None
-        monkeypatch.setattr(os, name, _stepping(name, original))
+        monkeypatch.setattr(os, name, _stepping(name, original, on_done))
     close = os.close
 
     def close_noted(descriptor: int) -> None:
@@ -164,7 +173,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fdopen", fdopen_noted)
 
 
-def _stepping(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+def _stepping(name: str, original: Callable[..., Any], on_done: Callable[[Call], None]) -> Callable[..., Any]:
     def call(*args: Any, **named: Any) -> Any:
         actor = _ACTORS.get(threading.get_ident())
         if actor is None:
@@ -172,8 +181,10 @@ def _stepping(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         inode = _inode(name, args)
         if name == "fsync":
             _half_written(actor, Call("write", args, inode))
-        actor.step(Call(name, args, inode))
+        made = Call(name, args, inode)
+        actor.step(made)
         result = original(*args, **named)
+        on_done(made)
         if name == "open" and isinstance(result, int):
             actor.note_descriptor(result, opened=True)
         return result

@@ -6,6 +6,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import Enum, auto
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
@@ -20,25 +21,53 @@ class Fault(Enum):
     """The answer's head promises all of the body, half of it comes."""
     BUSY = auto()
     """503 SlowDown; the server hears nothing."""
+    THROTTLED = auto()
+    """429; the server hears nothing."""
+    DENIED = auto()
+    """403 AccessDenied; the server hears nothing."""
+    SKEWED = auto()
+    """403, as to a client whose clock is off; the server hears nothing."""
+    NO_BUCKET = auto()
+    """404 NoSuchBucket; the server hears nothing."""
     NOT_IMPLEMENTED = auto()
     """501; the server hears nothing."""
+    NO_CONDITIONS = auto()
+    """501 to a put with a condition; else nothing is wrong."""
     HANG = auto()
-    """No answer while the proxy runs."""
+    """No answer while `choose` says so; then the connection is reset."""
     NONSENSE = auto()
     """A web page instead of an answer."""
 
 
-Choose = Callable[[str, str], Fault | None]
-"""Which fault a request meets, by its method and its path with query."""
+@dataclass(frozen=True)
+class Answer:
+    """What the client gets; the server hears nothing."""
+
+    status: int
+    body: bytes
+    media_type: str = "application/json"
+
+
+Choose = Callable[[str, str], Fault | Answer | None]
+"""What a request meets, by its method and its path with query."""
+
+_ERRORS = {
+    Fault.BUSY: (503, "SlowDown"),
+    Fault.THROTTLED: (429, "TooManyRequests"),
+    Fault.DENIED: (403, "AccessDenied"),
+    Fault.SKEWED: (403, "RequestTimeTooSkewed"),
+    Fault.NO_BUCKET: (404, "NoSuchBucket"),
+    Fault.NOT_IMPLEMENTED: (501, "NotImplemented"),
+}
 
 
 class FaultProxy:
-    def __init__(self, upstream: str) -> None:
+    def __init__(self, upstream: str, port: int = 0) -> None:
         self.upstream = urlsplit(upstream).netloc
         self.choose: Choose = lambda _method, _path: None
         self.seen: list[tuple[str, str]] = []
         self.closing = threading.Event()
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"proxy": self}))
+        self.server = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (_Handler,), {"proxy": self}))
         self.server.daemon_threads = True
         self.endpoint = f"http://127.0.0.1:{self.server.server_port}"
 
@@ -47,8 +76,8 @@ class FaultProxy:
 
 
 @contextmanager
-def running_proxy(upstream: str) -> Iterator[FaultProxy]:
-    proxy = FaultProxy(upstream)
+def running_proxy(upstream: str, port: int = 0) -> Iterator[FaultProxy]:
+    proxy = FaultProxy(upstream, port)
     thread = threading.Thread(target=proxy.server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
@@ -65,6 +94,9 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def _exchange(self) -> None:
+        if self.proxy.closing.is_set():  # an open connection outlives the server
+            self._reset()
+            return
         self.proxy.seen.append((self.command, self.path))
         fault = self.proxy.choose(self.command, self.path)
         length = int(self.headers.get("Content-Length") or 0)
@@ -73,14 +105,18 @@ class _Handler(BaseHTTPRequestHandler):
             self._reset()
             return
         body = self.rfile.read(length)
-        if fault is Fault.BUSY:
-            self._answer(503, b"<Error><Code>SlowDown</Code><Message>later</Message></Error>", "application/xml")
-        elif fault is Fault.NOT_IMPLEMENTED:
-            self._answer(501, b"<Error><Code>NotImplemented</Code><Message/></Error>", "application/xml")
+        if fault is Fault.NO_CONDITIONS:
+            fault = Fault.NOT_IMPLEMENTED if "If-None-Match" in self.headers else None
+        if isinstance(fault, Answer):
+            self._answer(fault.status, fault.body, fault.media_type)
+        elif fault in _ERRORS:
+            status, code = _ERRORS[fault]
+            self._answer(status, f"<Error><Code>{code}</Code><Message/></Error>".encode(), "application/xml")
         elif fault is Fault.NONSENSE:
             self._answer(404, b"<!doctype html><p>Nothing here", "text/html")
         elif fault is Fault.HANG:
-            self.proxy.closing.wait()
+            while not self.proxy.closing.wait(0.05) and self.proxy.choose(self.command, self.path) is Fault.HANG:
+                pass
             self._reset()
         else:
             self._forward(body, fault)

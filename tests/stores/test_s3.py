@@ -77,7 +77,7 @@ def test_a_small_put_is_one_request_and_a_large_one_is_looked_at(
     assert proxy.methods() == ["PUT"]
     proxy.seen.clear()
     make_file(40 << 20).put(store, "a-job/film.mp4")
-    assert proxy.methods() == ["POST", "PUT", "PUT", "PUT", "POST", "HEAD"]
+    assert proxy.methods() == ["GET", "POST", "PUT", "PUT", "PUT", "POST", "HEAD"]
 
 
 def test_credentials_come_from_where_boto3_looks(
@@ -325,6 +325,33 @@ def test_a_failed_upload_leaves_nothing_behind(
         make_file(20 << 20).put(store, "film.mp4")
     assert store.head("film.mp4") is None
     assert uploads(s3_server, bucket) == []
+
+
+def test_what_a_killed_watcher_had_begun_to_upload_is_cleared_away(
+    s3_server: S3Server, settle: Settle, make_file: MakeFile
+) -> None:
+    bucket = s3_server.make_bucket()
+    settings = settle(bucket=bucket)
+    client = s3_server.client()
+    for name in ("film.mp4", "film.mp4.other"):
+        key = f"{settings.prefix}/{name}"
+        begun = client.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
+        client.upload_part(Bucket=bucket, Key=key, UploadId=begun, PartNumber=1, Body=b"x" * (5 << 20))
+    file = make_file(17 << 20)
+    file.put(S3Store(settings), "film.mp4")
+    assert S3Store(settings).head("film.mp4") == Stored(size=file.size, sha256=file.sha256)
+    assert [upload["Key"] for upload in uploads(s3_server, bucket)] == [f"{settings.prefix}/film.mp4.other"]
+    client.close()
+
+
+@pytest.mark.parametrize("fault", [Fault.DENIED, Fault.NOT_IMPLEMENTED])
+def test_uploads_go_on_where_unfinished_ones_may_not_be_listed(
+    settle: Settle, proxy: FaultProxy, make_file: MakeFile, fault: Fault
+) -> None:
+    proxy.choose = times(-1, fault, "GET", "uploads")
+    store, file = S3Store(settle(endpoint_url=proxy.endpoint)), make_file(17 << 20)
+    file.put(store, "film.mp4")
+    assert store.head("film.mp4") == Stored(size=file.size, sha256=file.sha256)
 
 
 def test_a_file_that_changes_during_an_upload_leaves_nothing_behind(

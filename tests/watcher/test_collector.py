@@ -502,3 +502,20 @@ def test_a_preview_that_is_gone(simulator: Simulator, output: Path) -> None:
     assert failure.reason is Reason.OUTPUT_MISSING
     assert failure.node is not None
     comfyui.close()
+
+
+def test_what_could_not_be_flushed_is_written_again_before_the_next_try(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next fsync would succeed without the pages that were lost."""
+    file = put(output, f"{WORK}/a.png", png())
+    os.utime(file, (1, 1))
+
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(Unavailable, match="Input/output error"):
+        gather(output, {"9": images("a.png")})
+    assert file.stat().st_mtime > 1
+    assert file.read_bytes() == png()

@@ -19,6 +19,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from urllib3.connection import HTTPConnection
@@ -236,6 +237,17 @@ def test_contract_half_an_acceptance_is_a_failure(serving: Serve) -> None:
     assert caught.value.node.id == "3"
 
 
+def test_half_an_acceptance_whose_answer_was_lost_is_found_out(simulator: Simulator) -> None:
+    comfyui, graph = ComfyUI(simulator.url), CASES["47"]["steps"][0]["request"]["json"]["prompt"]
+    prompt_id = new_id()
+    with pytest.raises(Failure), patch.object(comfyui, "cancel"):  # as if nobody had read the answer
+        comfyui.submit(prompt_id, graph, client_id="c", extra_data={})
+    wait_for(comfyui, prompt_id)
+    assert comfyui.find_dropped(prompt_id, graph) == ["4"]
+    assert comfyui.find_dropped(prompt_id, {"2": graph["2"]}) == []
+    assert comfyui.find_dropped(new_id(), graph) == []
+
+
 def test_contract_a_node_that_fails(serving: Serve) -> None:
     comfyui = serving("50")
     graph = picture("../case50")
@@ -336,6 +348,24 @@ def test_a_lost_reply_is_unclear_and_the_prompt_is_found(simulator: Simulator) -
     with pytest.raises(Unclear):
         comfyui.submit(prompt_id, picture(), client_id="c", extra_data={})
     assert wait_for(comfyui, prompt_id).state is PromptState.SUCCEEDED
+
+
+def test_a_prompt_whose_answer_never_comes_is_found_by_a_look_beside(simulator: Simulator) -> None:
+    simulator.control(silent_replies=1)
+    comfyui, prompt_id = ComfyUI(simulator.url), new_id()
+    began = time.monotonic()
+    with pytest.raises(Unclear, match="has the prompt"):
+        comfyui.submit(prompt_id, picture(), client_id="c", extra_data={})
+    assert time.monotonic() - began < module.SUBMIT_S / 4
+    assert wait_for(comfyui, prompt_id).state is PromptState.SUCCEEDED
+
+
+def test_an_answer_that_is_late_is_waited_for_while_looks_find_nothing(simulator: Simulator) -> None:
+    before = simulator.control(delayed_posts=1, post_delay_s=2.5)["prompts_received"]
+    with pytest.raises(Failure) as caught:
+        submit(ComfyUI(simulator.url), CASES["47"]["steps"][0]["request"]["json"]["prompt"])
+    assert caught.value.reason is Reason.VALIDATION_FAILED
+    assert simulator.control()["prompts_received"] == before + 1
 
 
 def test_eight_threads_share_one_client(simulator: Simulator) -> None:
@@ -977,6 +1007,20 @@ def test_a_server_that_chooses_its_own_ids_is_told_apart() -> None:
 )
 def test_a_look_up_without_a_clear_answer_is_never_none(behaviour: Behaviour, kind: type[Exception]) -> None:
     with answering(behaviour) as url, pytest.raises(kind):
+        ComfyUI(url).look_up(new_id())
+
+
+@pytest.mark.parametrize("body", ["", "<html>", "[]", "{}", "null", '{"a": 1}', '{"a": {}}', "[" * 100_000], ids=repr)
+def test_a_server_without_any_node_class_is_no_server(body: str) -> None:
+    """Else every job would fail there, since it lacks what they need."""
+    with answering(http(200, body)) as url, pytest.raises(Unclear):
+        ComfyUI(url).object_info()
+
+
+@pytest.mark.parametrize("history", [{"a": 1}, {"a": {}}, [], None, "nothing", {"error": "no backend"}])
+def test_a_history_of_something_else_does_not_say_that_a_prompt_is_gone(history: Any) -> None:
+    no_jobs, queue = http(404, "404: Not Found", "text/plain"), http(200, {"queue_running": [], "queue_pending": []})
+    with answering(no_jobs, queue, http(200, history)) as url, pytest.raises(Unclear):
         ComfyUI(url).look_up(new_id())
 
 

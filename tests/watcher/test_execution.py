@@ -143,7 +143,6 @@ class Scene:
             peers=outside,
             courier=outside,
             handover=Handover(
-                on_generated=lambda live: self.generated.append(live.id),
                 on_end=self.end,
                 on_sent=lambda _: None,
                 on_pass=lambda live: self.passed.append(live.id),
@@ -160,6 +159,9 @@ class Scene:
             self.execution.queue(live)
         elif live.phase is Phase.SENT:
             self.execution.look(live)
+        else:
+            assert live.phase is Phase.COLLECT
+            self.generated.append(live.id)
 
     def failed(self, live: Live, error: BaseException) -> None:
         raise error

@@ -47,95 +47,6 @@ FINE = [  # URL, what is asked for
     ("https://[fd00::5]/1", "https://[fd00::5]/1"),
     ("https://[FD00:0:0::5]/1", "https://[fd00::5]/1"),
 ]
-REFUSED = [  # URL, a part of the reason
-    ("http://evil.test/", "no entry"),
-    ("http://notexample.com/", "no entry"),
-    ("http://example.com.evil.test/", "no entry"),
-    ("http://sub.example.com/", "no entry"),
-    ("http://cdn.example/", "no entry"),
-    ("http://evilcdn.example/", "no entry"),
-    ("http://example.com:8080/", "no entry"),
-    ("http://example.com:443/", "no entry"),
-    ("https://example.com:80/", "no entry"),
-    ("https://img.example/", "no entry"),
-    ("http://10.0.0.5/", "no entry"),
-    ("https://10.0.0.5:9000/", "no entry"),
-    ("http://10.0.0.6:9000/", "no entry"),
-    ("http://localhost/", "no entry"),
-    ("http://127.0.0.1/", "no entry"),
-    ("http://169.254.169.254/latest/meta-data/", "no entry"),
-    ("http://metadata.google.internal/", "no entry"),
-    ("http://169.254.169.254.nip.io/", "no entry"),
-    ("http://[::1]/", "no entry"),
-    ("http://[::]/", "no entry"),
-    ("http://[::ffff:169.254.169.254]/", "no entry"),
-    ("http://[::ffff:a9fe:a9fe]/", "no entry"),
-    ("http://[::ffff:10.0.0.5]:9000/", "no entry"),
-    ("http://[64:ff9b::a9fe:a9fe]/", "no entry"),
-    ("http://[2002:a9fe:a9fe::]/", "no entry"),
-    ("http://2852039166/", "is a number"),
-    ("http://0xa9fea9fe/", "is a number"),
-    ("http://0XA9FEA9FE/", "is a number"),
-    ("http://0251.0376.0251.0376/", "is a number"),
-    ("http://0251.254.169.254/", "is a number"),
-    ("http://0xa9.0xfe.0xa9.0xfe/", "is a number"),
-    ("http://169.254.43518/", "is a number"),
-    ("http://127.1/", "is a number"),
-    ("http://0/", "is a number"),
-    ("http://017700000001/", "is a number"),
-    ("http://8.8.8.8.0x8/", "is a number"),
-    ("http://256.256.256.256/", "is a number"),
-    ("http://8.8.8.08/", "is a number"),
-    ("http://example.com@evil.test/", "user names"),
-    ("http://evil.test@example.com/", "user names"),
-    ("http://user:pass@example.com/", "user names"),
-    ("http://example.com:80@evil.test/", "user names"),
-    ("http://@example.com/", "user names"),
-    ("http://evil.test\\@example.com/", "backslashes"),
-    ("http:\\\\example.com/", "backslashes"),
-    ("http://example.com\\.evil.test/", "backslashes"),
-    ("http://exam ple.com/", "spaces"),
-    (" http://example.com/", "spaces"),
-    ("http://example.com/a b.png", "%20"),
-    ("http://example.com\t/", "spaces"),
-    ("http://exa\nmple.com/", "line breaks"),
-    ("http://example.com/\r\nX-Evil: 1", "line breaks"),
-    ("http://example.com/\0", "spaces"),
-    ("http://example.com%00.evil.test/", "cannot be read"),
-    ("http://%31%36%39.254.169.254/", "cannot be read"),
-    ("http://%65xample.com/", "cannot be read"),
-    ("http://１６９.254.169.254/", "not ASCII"),
-    ("http://169。254。169。254/", "not ASCII"),
-    ("http://ⓔⓧⓐⓜⓟⓛⓔ.com/", "not ASCII"),
-    ("http://exаmple.com/", "not ASCII"),  # a Cyrillic а
-    ("http://example.com\u2100evil.test/", "well-formed"),
-    ("http://[::1/", "well-formed"),
-    ("http://[::1]evil.test/", "cannot be read"),
-    ("http://[fe80::1%25eth0]/", "cannot be read"),
-    ("http://[v1.x]/", "cannot be read"),
-    ("http://example.com:0/", "no port"),
-    ("http://example.com:65536/", "no port"),
-    ("http://example.com:99999999/", "cannot be read"),
-    ("http://example.com:80:80/", "cannot be read"),
-    ("http://example.com:-80/", "cannot be read"),
-    ("http://example.com../", "no host name"),
-    ("http://.example.com/", "no host name"),
-    ("http://..cdn.example/", "no host name"),
-    (f"http://{'a' * 64}.cdn.example/", "no host name"),
-    (f"http://{'a.' * 130}cdn.example/", "no host name"),
-    ("http:///etc/passwd", "cannot be read"),
-    ("http://?x", "cannot be read"),
-    ("http:example.com/", "cannot be read"),
-    ("//example.com/", "only http"),
-    ("example.com/a.png", "only http"),
-    ("ftp://example.com/", "only http"),
-    ("file:///etc/passwd", "only http"),
-    ("gopher://example.com:80/_x", "only http"),
-    ("jar:http://example.com!/", "only http"),
-    ("javascript://example.com/%0aalert(1)", "only http"),
-    ("", "only http"),
-    ("https://example.com/" + "x" * 8192, "longer than 8192"),
-]
 
 
 @pytest.mark.parametrize(("url", "asked"), FINE)
@@ -143,12 +54,10 @@ def test_listed_urls_pass_in_one_canonical_form(url: str, asked: str) -> None:
     assert judge_url(url, LISTED).url == asked
 
 
-@pytest.mark.parametrize(("url", "problem"), REFUSED)
-def test_other_urls_are_refused_with_the_reason(url: str, problem: str) -> None:
-    with pytest.raises(Failure) as caught:
-        judge_url(url, LISTED)
-    assert caught.value.reason is Reason.FORBIDDEN_URL
-    assert problem in str(caught.value.details["problem"])
+def test_a_url_that_is_too_long_is_refused() -> None:
+    """Everything else that is refused: tests/hostile/ssrf.toml."""
+    with pytest.raises(Failure, match="longer than 8192"):
+        judge_url("https://example.com/" + "x" * 8192, LISTED)
 
 
 @pytest.mark.parametrize("url", [url for url, _ in FINE])

@@ -1,7 +1,7 @@
 """While the bucket is away one job at a time finds out whether it is back."""
 
 from handoff.failures import Unavailable
-from watcher.outbox import Outbox
+from watcher.outbox import MOST, Outbox
 
 AWAY = Unavailable("connection refused")
 
@@ -9,7 +9,16 @@ AWAY = Unavailable("connection refused")
 def test_while_all_is_well_everybody_may() -> None:
     outbox = Outbox()
     assert all(outbox.may_try(token, 0.0) for token in "abc")
-    assert not outbox.report_success(), "it was not away"
+    assert not outbox.report_success("a"), "it was not away"
+
+
+def test_not_too_many_at_once_however_well_it_is() -> None:
+    outbox = Outbox()
+    tokens = [str(number) for number in range(MOST + 1)]
+    assert [outbox.may_try(token, 0.0) for token in tokens] == [True] * MOST + [False]
+    outbox.report_success(tokens[0])
+    outbox.give_way(tokens[1])
+    assert [outbox.may_try(token, 0.0) for token in ("x", "y", "z")] == [True, True, False]
 
 
 def test_after_a_failure_one_tries_when_it_is_time() -> None:
@@ -26,10 +35,10 @@ def test_after_a_failure_one_tries_when_it_is_time() -> None:
 def test_when_it_is_back_everybody_may_again() -> None:
     outbox = Outbox()
     outbox.report_failure("a", AWAY, 0.0)
-    assert outbox.report_success()
+    assert outbox.report_success("a")
     assert outbox.trouble is None
     assert all(outbox.may_try(token, 0.0) for token in "abc")
-    assert not outbox.report_success()
+    assert not outbox.report_success("b")
 
 
 def test_the_waits_grow_and_a_success_ends_that() -> None:
@@ -40,7 +49,7 @@ def test_the_waits_grow_and_a_success_ends_that() -> None:
         now += delays[-1]
         assert outbox.may_try("a", now)
     assert delays == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0, 30.0, 30.0]
-    outbox.report_success()
+    outbox.report_success("a")
     assert outbox.report_failure("a", AWAY, now) == 1.0
 
 

@@ -1,5 +1,7 @@
 """Results on their way out, while the bucket hangs, is away, or is fine and something else is wrong."""
 
+import itertools
+import tracemalloc
 from collections.abc import Iterator
 from typing import cast
 
@@ -12,12 +14,15 @@ from handoff.spool.listing import describe_waiting
 from handoff.spool.record import Plan, Record
 from handoff.state import Event
 from handoff.status import StatusDocument
+from tests.figures import Note
 from tests.watcher.stepping import SteppingLoop, use_clock
 from watcher import publication
 from watcher.courier import Courier
 from watcher.delivery import Delivery
+from watcher.graph import Graph
 from watcher.live import Jobs, Live, Phase
-from watcher.publication import Publication
+from watcher.outbox import MOST
+from watcher.publication import EARLY, Publication
 from watcher.tasks import Tasks
 
 AWAY = Unavailable("the bucket is away")
@@ -28,6 +33,8 @@ class Bucket:
 
     def __init__(self) -> None:
         self.steps: list[tuple[str, str]] = []
+        self.decided: dict[str, StatusDocument] = {}
+        self.concluded: list[str] = []
         self.errors: dict[tuple[str, str], list[Exception]] = {}
         self.away = False
 
@@ -51,9 +58,12 @@ class Bucket:
 
     def decide(self, record: Record, document: StatusDocument) -> None:
         self._step("decide", record.id)
+        self.decided[record.id] = document
 
     def conclude(self, record: Record, document: StatusDocument, *, job_document_put: bool) -> None:
         self._step("conclude", record.id)
+        assert document == self.decided[record.id]
+        self.concluded.append(record.id)
 
 
 class Scene:
@@ -64,38 +74,64 @@ class Scene:
         use_clock(monkeypatch, self.loop, publication)
         self.bucket = Bucket()
         self.jobs = Jobs()
-        self.filed: list[str] = []
+        self.numbers = itertools.count()
+        self.disk: dict[str, Live] = {}
+        """What a job that is recalled is made from, by token."""
+        self.unreadable: set[str] = set()
         self.courier = Courier(lambda _: None)
         self.tasks = Tasks(self.loop, self.advance, self.failed)
         self.publication = Publication(
-            self.tasks, cast("Delivery", self.bucket), self.courier, language="en", on_filed=self.forget
+            self.loop,
+            self.tasks,
+            cast("Delivery", self.bucket),
+            self.courier,
+            language="en",
+            forget=self.jobs.remove,
+            recall=self.recall,
         )
 
     def advance(self, live: Live) -> None:
+        if self.jobs.get(live.token) is not live:
+            return
         if live.busy:
             live.wanted = True
-        elif live.token in self.jobs and live.phase is Phase.MIRROR:
+        elif live.phase is Phase.MIRROR:
             self.publication.mirror(live)
-        elif live.token in self.jobs and live.phase is Phase.CONCLUDE:
+        elif live.phase is Phase.CONCLUDE:
             self.publication.conclude(live)
+
+    def recall(self, token: str) -> None:
+        """As the worker does: reads in a pool what the bucket's double was told to decide."""
+
+        def resume(old: Live) -> None:
+            if old.id in self.unreadable:
+                self.publication.put_back(token)
+                return
+            decided = self.bucket.decided.get(old.id)
+            phase = Phase.MIRROR if decided is None else Phase.CONCLUDE
+            live = Live(record=old.record, document=decided or old.document, phase=phase, decided=decided is not None)
+            self.jobs.add(live)
+            self.advance(live)
+
+        self.tasks.aside("files", lambda: self.disk[token], resume)
 
     def failed(self, live: Live, error: BaseException) -> None:
         if isinstance(error, Failure):
             self.publication.end(live, Event.FAILED, error)
         elif isinstance(error, NotPermitted):  # no trouble of the bucket's
             self.tasks.later(live, 30.0)
-            self.publication.give_way(live)
+            self.publication.give_way(live.token)
         else:
             assert isinstance(error, EdgeError)
             self.publication.report_failure(live, error)
 
-    def forget(self, live: Live) -> None:
-        self.jobs.remove(live)
-        self.filed.append(live.id)
+    @property
+    def filed(self) -> list[str]:
+        return self.bucket.concluded
 
-    def make(self, id: str, phase: Phase) -> Live:
-        token = f"{len(self.jobs):016x}"
-        plan = Plan(graph={"1": {"class_type": "SaveImage", "inputs": {}}})
+    def make(self, id: str, phase: Phase, graph: Graph | None = None) -> Live:
+        token = f"{next(self.numbers):016x}"
+        plan = Plan(graph=graph or {"1": {"class_type": "SaveImage", "inputs": {}}})
         record = Record(
             token=token,
             id=id,
@@ -111,9 +147,11 @@ class Scene:
         self.jobs.add(live)
         return live
 
-    def make_saving(self, id: str) -> Live:
-        live = self.make(id, Phase.MIRROR)
+    def make_saving(self, id: str, graph: Graph | None = None) -> Live:
+        live = self.make(id, Phase.MIRROR, graph)
         live.document = live.document.follow(state.Event.GENERATED)
+        if graph is None:
+            self.disk[live.token] = Live(record=live.record, document=live.document, phase=live.phase)
         return live
 
     def trouble(self) -> str | None:
@@ -262,7 +300,78 @@ def test_the_end_that_was_fixed_does_not_change(scene: Scene) -> None:
     scene.bucket.errors["conclude", "one"] = [AWAY]
     scene.publication.mirror(live)
     scene.loop.work()
-    before = live.document.to_bytes()
+    before = scene.bucket.decided["one"]
     scene.loop.pass_time(60)
     assert scene.filed == ["one"]
-    assert live.document.to_bytes() == before
+    assert scene.bucket.decided["one"] is before
+
+
+def test_a_job_that_waits_for_the_bucket_costs_a_few_bytes(scene: Scene, note: Note) -> None:
+    scene.bucket.away = True
+    scene.publication.mirror(scene.make_saving("first"))
+    scene.loop.work()
+    graph = {str(n): {"class_type": "SaveImage", "inputs": {"text": "x" * 200}} for n in range(100)}
+    count, whole = 2000, 0
+    tracemalloc.start()
+    try:
+        before = tracemalloc.take_snapshot()
+        for number in range(count):
+            live = scene.make_saving(f"job-{number}", graph=dict(graph))
+            whole = max(whole, len(live.record.to_bytes()))
+            scene.publication.mirror(live)
+            del live
+        grown = sum(entry.size_diff for entry in tracemalloc.take_snapshot().compare_to(before, "filename"))
+    finally:
+        tracemalloc.stop()
+    assert len(scene.publication) == count + 1
+    assert len(scene.jobs) == 0
+    note(jobs_held_back=count, record_bytes=whole, bytes_in_memory_per_job=grown / count)
+    assert grown / count < 1000
+
+
+def test_while_it_hangs_a_few_ask_and_the_others_are_put_away(scene: Scene) -> None:
+    for number in range(100):
+        scene.publication.mirror(scene.make_saving(f"job-{number}"))
+    assert len(scene.loop.tasks) == len(scene.jobs) == MOST
+    assert len(scene.publication) == 100 - MOST
+    scene.loop.work()
+    assert len(set(scene.filed)) == len(scene.filed) == 100
+
+
+def test_while_it_hangs_few_early_job_documents_are_under_way(scene: Scene) -> None:
+    for number in range(100):
+        scene.publication.put_job_document(scene.make(f"job-{number}", Phase.SENT))
+    assert len(scene.loop.tasks) == EARLY
+    scene.loop.work()
+    scene.publication.put_job_document(scene.make("next", Phase.SENT))
+    assert len(scene.loop.tasks) == 1
+
+
+def test_what_a_put_away_job_left_behind_does_nothing(scene: Scene) -> None:
+    """A timer or a late answer may still know the job as it was."""
+    scene.bucket.away = True
+    live = scene.make_saving("one")
+    scene.publication.mirror(live)
+    scene.loop.work()
+    assert live.token in scene.publication
+    scene.bucket.away = False
+    scene.advance(live)
+    assert scene.count("mirror") == 1
+    scene.loop.pass_time(2)
+    scene.advance(live)
+    assert scene.bucket.steps.count(("decide", "one")) == 1
+    assert scene.filed == ["one"]
+
+
+def test_one_that_cannot_be_read_again_stops_nobody(scene: Scene) -> None:
+    scene.bucket.away = True
+    for name in ("torn", "two", "three"):
+        scene.publication.mirror(scene.make_saving(name))
+    scene.loop.work()
+    scene.bucket.away = False
+    scene.unreadable.add("torn")
+    scene.loop.pass_time(20)
+    assert sorted(scene.filed) == ["three", "two"]
+    scene.unreadable.clear()
+    scene.loop.pass_time(20)
+    assert sorted(scene.filed) == ["three", "torn", "two"]

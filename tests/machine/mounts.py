@@ -1,0 +1,89 @@
+"""Mounts, processes of other users and settings of the kernel, for the time of a test."""
+
+import contextlib
+import fcntl
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.servers.debian import need
+
+GROUP = 61_200
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, *arguments: str) -> Iterator[None]:
+    """`mount ARGUMENTS FOLDER`; skips the test where nothing may be mounted."""
+    folder.mkdir(exist_ok=True)
+    done = subprocess.run(["mount", *arguments, folder], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"cannot mount here: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+@contextlib.contextmanager
+def bindfs(source: Path, folder: Path) -> Iterator[None]:
+    """The same files through FUSE: no event tells here of what is written there."""
+    need("bindfs", "fusermount", packages=["bindfs", "fuse3"])
+    folder.mkdir()
+    done = subprocess.run(["bindfs", source, folder], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no FUSE here: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+@contextlib.contextmanager
+def sysctl(name: str, value: int) -> Iterator[None]:
+    """One process of the machine at a time; skips the test where the kernel's settings are read-only."""
+    path = Path("/proc/sys", *name.split("."))
+    with Path(tempfile.gettempdir(), "handoff-tests-sysctl.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        before = path.read_text()
+        try:
+            path.write_text(str(value))
+        except OSError as error:
+            pytest.skip(f"{name}: {error}")
+        try:
+            yield
+        finally:
+            path.write_text(before)
+
+
+def as_user(uid: int, *, umask: str = "002") -> Sequence[str]:
+    """What stands before a command: another user of the common group, with these rights for new files."""
+    need("setpriv", packages=["util-linux"])
+    if os.geteuid() != 0:
+        pytest.skip("only root may become another user")
+    who = (f"--reuid={uid}", f"--regid={GROUP}", "--clear-groups")
+    return *_opened_home(), "setpriv", *who, "--", "sh", "-c", f'umask {umask}; exec "$@"', "sh"
+
+
+def _opened_home() -> Sequence[str]:
+    """Python may lie in a home that others may not enter: the process then sees an empty one with nothing but Python."""
+    python = Path(sys.base_prefix)
+    closed = [folder for folder in python.parents if not folder.stat().st_mode & 0o001]
+    if not closed:
+        return ()
+    script = (
+        'exec 3< "$1" && mount -t tmpfs -o mode=755 none "$2" && mkdir -p "$1"'
+        ' && mount --no-canonicalize --bind /proc/self/fd/3 "$1" && exec 3<&- && shift 2 && exec "$@"'
+    )
+    return "unshare", "--mount", "sh", "-c", script, "sh", str(python), str(closed[-1])
+
+
+def share(*folders: Path) -> None:
+    """Makes folders the common group's, as `chmod g+rwxs` on both sides of a volume does."""
+    for folder in folders:
+        os.chown(folder, -1, GROUP)
+        folder.chmod(0o2775)
