@@ -160,6 +160,8 @@ def prove(folders: Folders) -> None:
         _prove_rename(f"{scratch[1]}/a", f"{folders.output}/{name}", "output/")
         os.unlink(f"{folders.output}/{name}")
         _prove_link(scratch[0], f"{folders.ids}/{name}")
+    except FileNotFoundError as error:
+        raise UnfitVolume(f"{error.filename} was removed while the volume was tried out: start again") from None
     finally:
         for folder in scratch:
             shutil.rmtree(folder, ignore_errors=True)

@@ -88,7 +88,6 @@ def finish_takeovers(seat: Seat) -> bool:
             emptied = [_finish_takeover(seat, name) for name in folders]
             if not all(emptied):
                 time.sleep(AGAIN_S)
-        sync_folder(seat.path)
         return True
 
 
@@ -108,6 +107,7 @@ def _finish_takeover(seat: Seat, name: str) -> bool:
     for entry in names:
         if not entry.startswith(MOVED):
             _remove(f"{folder}/{entry}")
+    sync_folder(seat.path)  # while the folder is there, whatever fails is done again
     try:
         os.rmdir(folder)
     except FileNotFoundError:

@@ -51,6 +51,7 @@ class Process(Actor):
     held: bool = False
     """It stands still there."""
     met_a_full_disk: bool = False
+    was_frozen_while_it_started: bool = False
     asked_to_stop: bool = False
     sleeps_until: float | None = None
     loop: "TurningLoop | None" = None
@@ -75,6 +76,9 @@ class Process(Actor):
 
     def _run(self) -> None:
         super()._run()
+        if self.error is None:
+            for descriptor in self._open:  # whatever a program leaves open its end closes
+                os.close(descriptor)
         self._stands.release()
 
     def kill(self) -> None:
@@ -126,6 +130,7 @@ class Process(Actor):
         self.calls.append(call)
         if self.freeze:
             self.frozen = True
+            self.was_frozen_while_it_started |= self.loop is None
             self.hold()
         else:
             self.dead = True
