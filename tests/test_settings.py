@@ -144,7 +144,7 @@ def test_folders_that_may_not_be_written_are_named_with_a_remedy(
     for name in ("input", "output"):
         (tmp_path / name).mkdir()
         monkeypatch.setenv(f"HANDOFF_{name.upper()}_DIR", str(tmp_path / name))
-    monkeypatch.setattr(os, "makedirs", refuse)
+    monkeypatch.setattr(os, "mkdir", refuse)
     with pytest.raises(SettingsError, match=r"chmod g\+rwxs"):
         make_folders(load(WatcherSettings))
 
