@@ -13,7 +13,7 @@ from pydantic_core import PydanticUndefined
 from handoff import state
 from handoff.failures import RETRYABLE
 from handoff.messages import FAILURES
-from handoff.settings import Settings, WatcherSettings, name_of
+from handoff.settings import PROGRAMS, Settings, name_of
 from handoff.state import Status
 
 ROOT = Path(__file__).parent.parent
@@ -38,7 +38,8 @@ def reasons() -> str:
 
 def settings() -> str:
     rows = ["| setting | default | |", "| --- | --- | --- |"]
-    for program in (Settings, WatcherSettings):
+    programs: list[type[Settings]] = [Settings, *PROGRAMS]
+    for program in programs:
         for name, field in program.model_fields.items():
             if program is not Settings and name in Settings.model_fields:
                 continue

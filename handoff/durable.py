@@ -3,7 +3,7 @@
 Publish = temporary name, fsync, rename, fsync of the folder. The temporary file lies in a folder that only the writer
 uses, because whoever removes that folder thereby takes away the writer's power to publish (docs/protocol.md).
 
-Full, read-only and failing disks surface as `DiskUnavailable`, foreign paths as `NotPermitted`; a missing folder stays a `FileNotFoundError`, which the
+Full, read-only and failing disks surface as `DiskUnavailable`, foreign paths and what stands in the way as `NotPermitted`; a missing folder stays a `FileNotFoundError`, which the
 caller reads as "I was fenced off".
 """
 
@@ -18,6 +18,7 @@ from handoff.failures import DiskUnavailable, NotPermitted, Permanent, Unavailab
 
 _STUCK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE}
 _FORBIDDEN = {errno.EACCES, errno.EPERM}
+_IN_THE_WAY = {errno.EISDIR, errno.ENOTDIR}
 
 
 @contextmanager
@@ -28,6 +29,9 @@ def disk_errors(path: str) -> Iterator[None]:
     except OSError as error:
         if error.errno in _FORBIDDEN:
             raise NotPermitted(f"may not write {error.filename or path}: {error.strerror}") from error
+        if error.errno in _IN_THE_WAY:
+            there = error.filename2 or error.filename or path
+            raise NotPermitted(f"may not write {there}: {error.strerror}; move away what lies there") from error
         if error.errno in _STUCK:
             raise DiskUnavailable(f"cannot write {path}: {error.strerror}") from error
         raise

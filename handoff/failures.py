@@ -61,6 +61,19 @@ class Reason(StrEnum):
     OUTPUT_MISSING = "output_missing"
     OUTPUT_BROKEN = "output_broken"
     OUTPUT_REFUSED = "output_refused"
+    # what an adapter answers
+    BAD_BODY = "bad_body"
+    UNREPLACED_VARIABLE = "unreplaced_variable"
+    UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
+    NOT_FOUND = "not_found"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    UNKNOWN_OUTPUT = "unknown_output"
+    LINK_EXPIRED = "link_expired"
+    NOT_RETRYABLE = "not_retryable"
+    TOO_MANY_REQUESTS = "too_many_requests"
+    TOO_MANY_JOBS = "too_many_jobs"
+    UNAVAILABLE = "unavailable"
 
 
 RETRYABLE = frozenset(
@@ -78,6 +91,9 @@ RETRYABLE = frozenset(
         Reason.INTERNAL_ERROR,
         Reason.OUTPUT_MISSING,
         Reason.OUTPUT_BROKEN,
+        Reason.TOO_MANY_REQUESTS,
+        Reason.TOO_MANY_JOBS,
+        Reason.UNAVAILABLE,
     }
 )
 """Reasons after which the same job may succeed another time. Every other reason needs the job or the installation changed."""

@@ -83,19 +83,27 @@ class Folders:
 
         A link in the place of one raises OSError (ELOOP): what is written and cleared away there would lie elsewhere.
         """
-        own = (self.spool, self.uploads, self.rejected, self.inbox, self.ids, self.tmp, self.done, self.pens, self.work)
-        for path in own:
-            if os.path.islink(path):
-                raise OSError(errno.ELOOP, "is a symbolic link", path)
-            try:
-                os.mkdir(path)  # never `input/` or `output/` themselves: the volume may not be mounted just now
-            except FileExistsError:
-                if not os.path.isdir(path):
-                    raise
-            try:
-                os.chmod(path, FOLDER_MODE)
-            except PermissionError:  # another user made it: the modes are that user's affair, and doctor looks at them
-                continue
+        self.make_input()
+        _make(self.pens, self.work)
+
+    def make_input(self) -> None:
+        """Those below `input/`: all that an adapter needs, which only reads `output/`."""
+        _make(self.spool, self.uploads, self.rejected, self.inbox, self.ids, self.tmp, self.done)
+
+
+def _make(*paths: str) -> None:
+    for path in paths:
+        if os.path.islink(path):
+            raise OSError(errno.ELOOP, "is a symbolic link", path)
+        try:
+            os.mkdir(path)  # never `input/` or `output/` themselves: the volume may not be mounted just now
+        except FileExistsError:
+            if not os.path.isdir(path):
+                raise
+        try:
+            os.chmod(path, FOLDER_MODE)
+        except PermissionError:  # another user made it: the modes are that user's affair, and doctor looks at them
+            continue
 
 
 def work_folder(token: str, attempt: int) -> str:

@@ -1,6 +1,6 @@
 """A job as submitted: its five forms, its fields, and the names that follow from it. Pure: time and chance are passed in.
 
-What a job asks for is checked elsewhere: templates and their parameters in `workflows`, graphs in `watcher.graph`.
+What a job asks for is checked elsewhere: templates and their parameters in `workflows`, graphs in `handoff.graph`.
 """
 
 import re

@@ -9,7 +9,7 @@ MASK = "***"
 SHORTEST = 4  # characters; a secret that is shorter would be found in any text
 
 _SECRET_NAME = re.compile(
-    r"(api|access|private|secret|auth)_?key|(^|_)(token|password|passwd|passphrase|pwd|secret|authorization|bearer|cookie|credentials?)(_|$)"
+    r"(api|access|private|secret|auth)_?key|(^|_)(token|password|passwd|passphrase|pwd|secrets?|authorization|bearer|cookie|credentials?)(_|$)"
 )
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 # The scheme's length is bounded, so that a long text without "://" is not searched again from each of its words.

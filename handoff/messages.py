@@ -141,11 +141,11 @@ FAILURES: dict[Reason, dict[Language, Text]] = {
     },
     Reason.UNKNOWN_ID: {
         "en": Text(
-            "No job has the id {id}, so nothing was cancelled.",
+            "No job has the id {id}.",
             "`handoff list` shows the ids; a dropped file's id is made from its name and the time.",
         ),
         "zh": Text(
-            "没有 id 为 {id} 的任务，因此没有取消任何任务。",
+            "没有 id 为 {id} 的任务。",
             "`handoff list` 可列出 id；放入文件的 id 由文件名和时间生成。",
         ),
     },
@@ -320,8 +320,8 @@ FAILURES: dict[Reason, dict[Language, Text]] = {
         ),
     },
     Reason.INTERNAL_ERROR: {
-        "en": Text("The watcher itself failed on this job: {problem}.", "Its log has the details; please report them."),
-        "zh": Text("监视程序自身在处理此任务时出错：{problem}。", "详情见其日志；请报告此问题。"),
+        "en": Text("Handoff itself failed on this: {problem}.", "Its log has the details; please report them."),
+        "zh": Text("Handoff 自身在处理时出错：{problem}。", "详情见其日志；请报告此问题。"),
     },
     Reason.NO_OUTPUTS: {
         "en": Text(
@@ -357,6 +357,94 @@ FAILURES: dict[Reason, dict[Language, Text]] = {
         ),
         "zh": Text(
             "存储桶永久拒绝了 {file}：{problem}。", "文件在 output/{id}/ 中。通常是存储的限制（多为大小限制）所致。"
+        ),
+    },
+    Reason.BAD_BODY: {
+        "en": Text(
+            "The body of the request cannot be used: {problem}.",
+            "Send JSON, a form (application/x-www-form-urlencoded) or multipart/form-data, with the matching Content-Type.",
+        ),
+        "zh": Text(
+            "无法使用请求体：{problem}。",
+            "请发送 JSON、表单（application/x-www-form-urlencoded）或 multipart/form-data，并使用相应的 Content-Type。",
+        ),
+    },
+    Reason.UNREPLACED_VARIABLE: {
+        "en": Text(
+            "{field} is {value}: the name of a Dify variable, not its value.",
+            "Run the whole flow, not this node alone; and give variables that may stay empty a default, or take them out of the request.",
+        ),
+        "zh": Text(
+            "{field} 的值是 {value}：这是 Dify 变量的名称，而不是它的值。",
+            "请运行整个流程，不要单独运行此节点；对可能为空的变量请设置默认值，或从请求中去掉。",
+        ),
+    },
+    Reason.UNAUTHORIZED: {
+        "en": Text(
+            "{problem}.",
+            "Send a key of this server as Authorization: Bearer KEY, or as X-API-Key: KEY; its operator has them in HANDOFF_API_KEYS.",
+        ),
+        "zh": Text(
+            "{problem}.",
+            "请以 Authorization: Bearer KEY 或 X-API-Key: KEY 发送此服务器的密钥；运维人员在 HANDOFF_API_KEYS 中设置。",
+        ),
+    },
+    Reason.FORBIDDEN: {
+        "en": Text(
+            "Not allowed: {problem}.", "The operator of this server decides it in its settings (HANDOFF_API_KEYS)."
+        ),
+        "zh": Text("不允许：{problem}。", "由此服务器的运维人员在设置（HANDOFF_API_KEYS）中决定。"),
+    },
+    Reason.NOT_FOUND: {
+        "en": Text("There is nothing at {path}.", "Jobs are at /v1/jobs; the page / shows what else there is."),
+        "zh": Text("{path} 处没有内容。", "任务位于 /v1/jobs；页面 / 列出其余内容。"),
+    },
+    Reason.METHOD_NOT_ALLOWED: {
+        "en": Text("{method} cannot be used at {path}.", "Possible there: {allowed}"),
+        "zh": Text("{path} 不支持 {method}。", "可用的方法：{allowed}"),
+    },
+    Reason.UNKNOWN_OUTPUT: {
+        "en": Text(
+            "The job {id} has no output {output}.", "Its status document lists the outputs; they are counted from 1."
+        ),
+        "zh": Text("任务 {id} 没有输出 {output}。", "其状态文档列出全部输出；编号从 1 开始。"),
+    },
+    Reason.LINK_EXPIRED: {
+        "en": Text("This link has expired.", "Asking for the job's status gives a fresh one."),
+        "zh": Text("此链接已过期。", "重新查询任务状态即可得到新链接。"),
+    },
+    Reason.NOT_RETRYABLE: {
+        "en": Text(
+            "{id} cannot be retried: {problem}.",
+            "Only a job that is over and did not succeed can; submit it anew instead.",
+        ),
+        "zh": Text("{id} 无法重试：{problem}。", "只有已结束且未成功的任务可以重试；否则请重新提交。"),
+    },
+    Reason.TOO_MANY_REQUESTS: {
+        "en": Text(
+            "{owner} has {limit} requests under way, the most that may be.",
+            "Wait until some are answered; HANDOFF_REQUESTS_PER_KEY is the limit.",
+        ),
+        "zh": Text(
+            "{owner} 已有 {limit} 个请求在进行，已达上限。", "请等部分请求完成；上限由 HANDOFF_REQUESTS_PER_KEY 设置。"
+        ),
+    },
+    Reason.TOO_MANY_JOBS: {
+        "en": Text(
+            "{owner} has {limit} unfinished jobs, the most that may be.",
+            "Wait until some are over; HANDOFF_JOBS_PER_KEY is the limit.",
+        ),
+        "zh": Text(
+            "{owner} 已有 {limit} 个未完成的任务，已达上限。", "请等部分任务结束；上限由 HANDOFF_JOBS_PER_KEY 设置。"
+        ),
+    },
+    Reason.UNAVAILABLE: {
+        "en": Text(
+            "This cannot be done just now: {problem}.",
+            "Try again in some seconds. If it stays so, the server's operator finds the remedy with `handoff doctor`.",
+        ),
+        "zh": Text(
+            "暂时无法完成：{problem}。", "请几秒后重试。若持续如此，运维人员可用 `handoff doctor` 找到解决办法。"
         ),
     },
 }

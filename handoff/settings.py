@@ -8,12 +8,12 @@ import errno
 import locale
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar, get_origin
 
 from dotenv import dotenv_values
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from handoff.folders import Folders
@@ -55,9 +55,18 @@ class Settings(BaseSettings):
         default=None, description="the S3 server as readers of links reach it; the endpoint when absent"
     )
     s3_prefix: str = Field(default="jobs", description="what every key in the bucket begins with")
+    url_allow: Words = Field(
+        default=(), description="hosts that pictures may be fetched from; private ones as `http://host:port`"
+    )
     language: Language = Field(
         default_factory=_speak, description="`en` or `zh`: messages and hints; from the locale when absent"
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _split(cls, value: object, info: ValidationInfo) -> object:
+        is_list = info.field_name is not None and get_origin(cls.model_fields[info.field_name].annotation) is tuple
+        return tuple(value.replace(",", " ").split()) if isinstance(value, str) and is_list else value
 
     @property
     def folders(self) -> Folders:
@@ -87,19 +96,11 @@ class WatcherSettings(Settings):
     url_lifetime_s: int = Field(
         default=604_800, ge=0, le=604_800, description="how long the links in a status document live; 0 for no links"
     )
-    url_allow: Words = Field(
-        default=(), description="hosts that pictures may be fetched from; private ones as `http://host:port`"
-    )
     s3_input_prefixes: Words = Field(
         default=(), description="`s3://bucket/prefix/` places that pictures may be fetched from"
     )
     allow_graphs: bool = Field(default=True, description="whether full graphs are taken, or named workflows only")
     node_deny: Words = Field(default=(), description="node classes that nobody may use")
-
-    @field_validator("url_allow", "s3_input_prefixes", "node_deny", mode="before")
-    @classmethod
-    def _split(cls, value: object) -> object:
-        return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
 
     @field_validator("comfyui_url")
     @classmethod
@@ -114,7 +115,72 @@ class WatcherSettings(Settings):
         return self.watcher_name or f"{socket.gethostname()} {mask_urls(self.comfyui_url)}"
 
 
-PROGRAMS: tuple[type[Settings], ...] = (WatcherSettings,)
+class AdapterSettings(Settings):
+    """The adapter's, beside Dify."""
+
+    listen: str = Field(default="127.0.0.1:8080", description="the adapter's address, `host:port`")
+    public_url: str | None = Field(
+        default=None, description="the adapter as browsers reach it; made of its own address when absent"
+    )
+    dify_url: str | None = Field(
+        default=None, description="the adapter as Dify reaches it, for flows and OpenAPI; the public one when absent"
+    )
+    api_keys: Words = Field(
+        default=(), description="`name:key` pairs, or `name@owner:key:submit+graph+admin`; `handoff keys new` makes one"
+    )
+    api_keys_file: Path | None = Field(default=None, description="a file with the same, one a line")
+    allow_anonymous: bool = Field(
+        default=False, description="without keys: listen on other addresses than loopback, too, for everybody"
+    )
+    status_source: Literal["volume", "bucket"] = Field(
+        default="volume", description="where jobs are read from; with `bucket` no output folder is needed"
+    )
+    link_secrets: Words = Field(
+        default=(),
+        description="what links to outputs are signed with; the first signs, all are accepted. Made of the keys when absent",
+    )
+    link_lifetime_s: int = Field(default=604_800, ge=60, description="how long links to outputs live")
+    body_limit: int = Field(default=64 << 20, ge=1 << 16, description="the most bytes that a request may have")
+    requests_per_key: int = Field(
+        default=2_000, ge=1, description="the most requests of one owner at the same time, long polls among them"
+    )
+    jobs_per_key: int = Field(default=1_000, ge=1, description="the most unfinished jobs of one owner")
+    generate_timeout_s: float = Field(default=100, gt=0, description="how long `POST /generate` waits for the picture")
+    cors_origins: Words = Field(
+        default=(), description="web pages that may call this API from a browser, `https://host`"
+    )
+
+    @field_validator("public_url", "dify_url")
+    @classmethod
+    def _check_urls(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
+        return value.rstrip("/") if value else None
+
+    @field_validator("listen")
+    @classmethod
+    def _check_listen(cls, value: str) -> str:
+        host, colon, port = value.rpartition(":")
+        if not (colon and host and port.isascii() and port.isdigit() and int(port) < 1 << 16):
+            raise ValueError("must be host:port, such as 0.0.0.0:8080 or [::1]:8080")
+        return value
+
+    @property
+    def host(self) -> str:
+        return self.listen.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        return int(self.listen.rpartition(":")[2])
+
+    @property
+    def base_url(self) -> str:
+        """Of the links that a browser opens."""
+        host = "127.0.0.1" if self.host in {"0.0.0.0", "::"} else self.host  # noqa: S104 - compared, not bound
+        return self.public_url or f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+
+PROGRAMS: tuple[type[Settings], ...] = (WatcherSettings, AdapterSettings)
 """Every program's settings: together all the names that exist."""
 
 
@@ -149,18 +215,34 @@ def _explain(place: tuple[int | str, ...], problem: str) -> str:
 
 def make_folders(settings: Settings) -> Folders:
     """Makes the default folders; those that were set must exist. Raises SettingsError with the remedy."""
-    for field in ("input_dir", "output_dir"):
-        path: Path = getattr(settings, field)
-        if path.is_dir():
-            continue
-        if field in settings.model_fields_set:
-            raise SettingsError(
-                f"{name_of(field)}: {path} is no folder. Mount ComfyUI's {field.removesuffix('_dir')} folder there, or make it"
-            )
-        path.mkdir(parents=True)
+    _find_mount(settings, "input_dir")
+    _find_mount(settings, "output_dir")
+    _make(settings, settings.folders.make)
+    return settings.folders
+
+
+def make_input_folders(settings: Settings) -> Folders:
+    """The same of `input/` alone, for who only reads `output/`, or does not have it. Raises SettingsError."""
+    _find_mount(settings, "input_dir")
+    _make(settings, settings.folders.make_input)
+    return settings.folders
+
+
+def _find_mount(settings: Settings, field: Literal["input_dir", "output_dir"]) -> None:
+    path: Path = getattr(settings, field)
+    if path.is_dir():
+        return
+    if field in settings.model_fields_set:
+        raise SettingsError(
+            f"{name_of(field)}: {path} is no folder. Mount ComfyUI's {field.removesuffix('_dir')} folder there, or make it"
+        )
+    path.mkdir(parents=True)
+
+
+def _make(settings: Settings, make: Callable[[], None]) -> None:
     folders = settings.folders
     try:
-        folders.make()
+        make()
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise SettingsError(f"{error.filename} is a symbolic link: make it a folder, or mount one there") from None
@@ -168,4 +250,3 @@ def make_folders(settings: Settings) -> Folders:
             f"{error.filename}: {error.strerror}. The watcher's user needs to write in {folders.input} and"
             f" {folders.output}: make both group-writable (chmod g+rwxs) and give the watcher that group"
         ) from error
-    return folders

@@ -3,10 +3,10 @@
 Every key is always there; unknown is null; lists are never null; times are RFC 3339, `*_s` are seconds.
 """
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from handoff import messages, state, timestamps
 from handoff.documents import Document
@@ -87,6 +87,22 @@ class StatusDocument(Document):
     error: ErrorEntry | None = None
     comfyui: ComfyUIEntry = ComfyUIEntry()
     warnings: list[str] = Field(default_factory=list)
+
+    @field_validator("created_at", "started_at", "finished_at")
+    @classmethod
+    def _check_time(cls, value: str | None) -> str | None:
+        """Others may write into `output/`, too, and the day under which the record is filed follows from it."""
+        try:
+            if value is not None:
+                timestamps.from_text(value).astimezone(UTC)
+        except OverflowError as error:  # of the year 1 or 9999, and east or west of Greenwich
+            raise ValueError(str(error)) from None
+        return value
+
+    @property
+    def day(self) -> str:
+        """Of its end, in UTC."""
+        return timestamps.from_text(self.finished_at or self.created_at).astimezone(UTC).date().isoformat()
 
     def follow(self, event: state.Event, **changes: Any) -> "StatusDocument":
         """The document after the event. Raises IllegalTransition."""

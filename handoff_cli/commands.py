@@ -20,6 +20,7 @@ app = typer.Typer(
 
     \b
     handoff watch                                     beside ComfyUI
+    handoff serve                                     beside Dify
     handoff submit txt2img -p prompt="a cat" --wait   anywhere that sees its folders
     cp job.json input/                                does the same
 
@@ -29,6 +30,10 @@ app = typer.Typer(
 )
 workflows = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The workflows that a job can name.")
 app.add_typer(workflows, name="workflows")
+keys = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The keys of the HTTP API.")
+app.add_typer(keys, name="keys")
+dify = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What Dify imports.")
+app.add_typer(dify, name="dify")
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="The job's id.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output, nothing else.")]
@@ -52,6 +57,73 @@ def watch() -> None:
     from handoff_cli import watchers
 
     _end(watchers.watch())
+
+
+@app.command()
+def serve() -> None:
+    """Serve the HTTP API for Dify and others.
+
+    Until SIGTERM or Ctrl-C. Settings are HANDOFF_* variables or lines of .env; `handoff config` shows them. Without keys it listens on loopback only.
+
+    \b
+    Example:
+      HANDOFF_LISTEN=0.0.0.0:8080 HANDOFF_API_KEYS_FILE=keys.txt handoff serve
+    """
+    from handoff_cli import adapters
+
+    _end(adapters.serve())
+
+
+@keys.command("new")
+def new_key(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is; stands in the log.")],
+    owner: Annotated[
+        str | None, typer.Option("--owner", help="Whose jobs it sees; the name when left out.", show_default=False)
+    ] = None,
+    scopes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--scope",
+            help="submit (the default), graph, admin or read; may be given several times.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Make a key for the adapter.
+
+    The line goes into HANDOFF_API_KEYS, or into the file that HANDOFF_API_KEYS_FILE names; the part between the colons is what Dify sends.
+
+    \b
+    Example:
+      handoff keys new shop --scope submit >> keys.txt
+    """
+    from handoff_cli import adapters
+
+    _end(adapters.new_key(name, owner=owner, scopes=scopes or ()))
+
+
+@dify.command("export")
+def export_for_dify(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="chatflow, workflow, picture-to-picture, bucket-polling or openapi."),
+    ],
+    url: Annotated[
+        str | None,
+        typer.Option("--url", metavar="URL", help="The adapter as Dify reaches it; HANDOFF_DIFY_URL when left out."),
+    ] = None,
+) -> None:
+    """Print a flow, or the OpenAPI document, with the adapter's address filled in.
+
+    The running adapter serves the same at its page, GET /.
+
+    \b
+    Example:
+      handoff dify export chatflow --url http://handoff:8080 > chatflow.yml
+    """
+    from handoff_cli import dify as exports
+
+    _end(exports.export(name, url=url))
 
 
 @app.command()

@@ -7,11 +7,12 @@ from dotenv import dotenv_values
 from rich.text import Text
 
 from handoff.masking import MASK, mask_urls, mask_value
-from handoff.settings import ENV_FILE, WatcherSettings, load, name_of
+from handoff.settings import ENV_FILE, PROGRAMS, WatcherSettings, load, name_of
 from handoff_cli.exits import Exit
 from handoff_cli.rendering import note, print_json, print_table
 
 _COMMANDS = frozenset({"comfyui_restart"})  # a command line may hold a token
+_PATHS = frozenset({"api_keys_file"})  # where secrets are is none
 _PLAIN_AWS = frozenset({"AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"})
 _FAR = frozenset({"comfyui", "websocket", "bucket"})  # findings about what may just be away
 
@@ -43,16 +44,16 @@ def read_effective() -> list[Effective]:
     """Every setting, and the AWS variables that are set; secrets are masked. Raises SettingsError."""
     environment = {name.upper() for name in os.environ}  # before `load`, which puts AWS lines of .env into it
     written = {name.upper() for name, value in dotenv_values(ENV_FILE).items() if value is not None}
-    values = load(WatcherSettings).model_dump(mode="json")
+    values: dict[str, object] = {}
+    descriptions: dict[str, str] = {}
+    for program in PROGRAMS:
+        values |= load(program).model_dump(mode="json")
+        descriptions |= {field: info.description or "" for field, info in program.model_fields.items()}
     rows = []
-    for field, description in WatcherSettings.model_fields.items():
+    for field, description in descriptions.items():
         name = name_of(field)
         source = _find_source(name, environment, written)
-        rows.append(
-            Effective(
-                name=name, value=_mask(field, values[field]), source=source, description=description.description or ""
-            )
-        )
+        rows.append(Effective(name=name, value=_mask(field, values[field]), source=source, description=description))
     for name in sorted(name for name in environment | written if name.startswith("AWS_")):
         value = mask_urls(os.environ.get(name, "")) if name in _PLAIN_AWS else MASK
         rows.append(
@@ -66,6 +67,8 @@ def _find_source(name: str, environment: set[str], written: set[str]) -> str:
 
 
 def _mask(field: str, value: object) -> object:
+    if field in _PATHS:
+        return value
     return MASK if field in _COMMANDS and value is not None else mask_value(field, value)
 
 

@@ -35,6 +35,7 @@ from websockets.sync.client import connect
 from handoff import durable
 from handoff.failures import EdgeError, Unavailable
 from handoff.folders import FOLDER_MODE, Folders
+from handoff.hints import Hints
 from handoff.masking import mask_urls
 from handoff.settings import WatcherSettings, name_of
 from handoff.site import MARKER, ForeignSite, Site
@@ -44,7 +45,6 @@ from handoff.stores.contract import CHECK_KEY, CHECK_TEXT, Store
 from handoff.stores.folder import FolderStore
 from handoff.stores.opening import open_store
 from watcher.comfyui import ComfyUI
-from watcher.hints import Hints
 from watcher.intake import is_stranger
 from workflows.catalogue import Catalogue
 from workflows.compatibility import check as check_template

@@ -4,36 +4,19 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from handoff.folders import Folders
 from handoff.spool import listing
 from handoff.spool.record import Record, Tombstone
+from handoff.spool.sight import Sight
 from handoff.state import Status
 from handoff.status import StatusDocument
 from handoff_cli.exits import Exit, Stopped, unknown_id
 from handoff_cli.rendering import clean, console, describe, note, print_job, print_json, to_json
 
 _SHORTEST_S, _LONGEST_S = 0.1, 0.5  # between two looks
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sight:
-    """What was seen of a job at one moment. `position`: in the queue, 1 is next; None when it no longer waits."""
-
-    document: StatusDocument | Tombstone
-    position: int | None = None
-
-    @property
-    def done(self) -> bool:
-        return isinstance(self.document, Tombstone) or self.document.done
-
-    @property
-    def exit(self) -> Exit:
-        """0 also for a job that goes on: only its end can be bad."""
-        return Exit.DONE if not self.done or self.document.status == Status.SUCCEEDED else Exit.JOB_FAILED
 
 
 class Follower:
@@ -112,7 +95,8 @@ def _answer(sight: Sight, folders: Folders, id: str, *, as_json: bool) -> Exit:
         print_json(to_json(sight.document, id, sight.position))
     else:
         print_job(sight.document, id, sight.position, folders)
-    return sight.exit
+    failed = sight.done and sight.status is not Status.SUCCEEDED  # one that goes on may still end well
+    return Exit.JOB_FAILED if failed else Exit.DONE
 
 
 def _show_bar(sights: Iterator[Sight]) -> Sight:

@@ -1,15 +1,13 @@
 """What a person does with jobs that exist: look, find out what happened, cancel, retry."""
 
 import os
-import re
 from collections.abc import Sequence
 
-from handoff import durable, timestamps
+from handoff import timestamps
 from handoff.folders import Folders
-from handoff.job import ID_LENGTH
 from handoff.masking import mask_urls
 from handoff.spool import listing
-from handoff.spool.publisher import publish
+from handoff.spool.publisher import ask_to_cancel, make_retry, publish
 from handoff.spool.record import Record, Tombstone
 from handoff.state import Status
 from handoff.status import StatusDocument
@@ -29,7 +27,6 @@ from handoff_cli.rendering import (
     warn,
 )
 
-_RETRY = re.compile(r"(?P<first>.+)-r(?P<number>[1-9][0-9]{0,5})")
 ENDINGS = {
     "lost": "ComfyUI lost it",
     "comfyui_error": "ComfyUI answered with an error of its own",
@@ -162,8 +159,7 @@ def cancel(id: str, *, waits: bool, wait_s: float | None) -> Exit:
     if isinstance(document, Tombstone) or document.done:
         say(f"{id} is over already: {describe(document, None)}")
         return Exit.DONE
-    durable.write_file(folders.cancel_mark(id), b"")
-    durable.sync_folder(folders.input)
+    ask_to_cancel(folders, id)
     note(f"{id} is asked to stop. A job that has already succeeded at ComfyUI is still saved.")
     warn_of_absence(folders)
     if not waits:
@@ -197,31 +193,6 @@ def retry(id: str, *, waits: bool, wait_s: float | None, as_json: bool) -> Exit:
     print(again.id)
     note("It was retried before: this is that job." if outcome == "replay" else f"Submitted as a retry of {id}.")
     return Exit.DONE
-
-
-def make_retry(record: Record, *, received_at: str) -> Record:
-    """The stored body and the stored plan under the next id: no seed is drawn anew and no picture fetched again."""
-    return Record(
-        token="",  # the publisher's to draw
-        id=retry_id(record.id),
-        sha256=record.sha256,
-        source=record.source,
-        owner=record.owner,
-        retry_of=record.id,
-        received_at=received_at,
-        received_uptime=timestamps.uptime(),
-        priority=record.priority,
-        body=record.body,
-        job=record.job,
-    )
-
-
-def retry_id(id: str) -> str:
-    """`poster` → `poster-r1` → `poster-r2`, cut to fit."""
-    earlier = _RETRY.fullmatch(id)
-    first, number = (earlier["first"], int(earlier["number"])) if earlier else (id, 0)
-    end = f"-r{number + 1}"
-    return first[: ID_LENGTH - len(end)] + end
 
 
 def _find(folders: Folders, id: str) -> StatusDocument | Tombstone:

@@ -10,8 +10,8 @@ from pathlib import Path
 from handoff.durable import disk_errors
 from handoff.failures import Failure, Reason
 from handoff.folders import FOLDER_MODE, Folders
+from handoff.pictures import Limits, Pictures
 from handoff_cli.exits import Exit, Stopped
-from watcher.pictures import Limits, Pictures
 
 
 def find_local(reference: str) -> Path | None:

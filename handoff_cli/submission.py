@@ -1,30 +1,23 @@
 """`handoff submit`: from a command line to a job in the inbox. Everything that can be checked here is, before it gets there."""
 
 import os
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any
 
-from handoff import timestamps
 from handoff.decode import BYTES, JsonObject, JsonValue, decode
 from handoff.durable import read_file
 from handoff.failures import Failure, Permanent, Reason
 from handoff.folders import Folders
-from handoff.job import Job, apply_set, derive_id, parse_job
+from handoff.job import Job, parse_job
 from handoff.settings import Settings
-from handoff.spool import reservations
-from handoff.spool.publisher import publish
-from handoff.spool.record import Record
+from handoff.spool.publisher import make_record, publish
 from handoff_cli.exits import Exit, Stopped
 from handoff_cli.following import show_now, wait
 from handoff_cli.installation import make_installation, warn_of_standstill
 from handoff_cli.local_pictures import find_local, upload
 from handoff_cli.rendering import explain_failure, note
-from watcher.graph import check_graph
-from workflows.catalogue import Catalogue
-from workflows.filling import find_failures
+from workflows.catalogue import Catalogue, find_problems
 from workflows.parameter import Kind, read_text
 from workflows.template import Template
 
@@ -70,7 +63,7 @@ def submit(request: Request, *, waits: bool, wait_s: float | None, as_json: bool
         raise Stopped(Exit.USAGE, "\n".join(explain_failure(problem, settings.language) for problem in problems))
     job = _upload_pictures(job, catalogue, folders)
     source = os.path.basename(request.graph) if request.graph is not None else None
-    record = make_record(job, source=source, folders=folders)
+    record = make_record(job, folders, owner="cli", source=source)
     if publish(folders, record) == "replay":
         note(f"{record.id} is known already, with the same content: nothing was submitted again.")
     elif waits:
@@ -168,22 +161,6 @@ def _read_json(data: bytes, where: str) -> JsonValue:
         raise Stopped(Exit.USAGE, f"{where}: {explain_failure(failure, 'en')}") from None
 
 
-def find_problems(job: Job, catalogue: Catalogue) -> list[Failure]:
-    """Everything in which the watcher would find fault, as far as it can be told from here."""
-    try:
-        graph: Any = job.graph
-        if job.workflow is not None:
-            template = catalogue.get(job.workflow)
-            if failures := find_failures(template, job.params):
-                return failures
-            graph = template.graph
-        check_graph(graph)
-        check_graph(apply_set(graph, job.overrides))
-    except Failure as failure:
-        return [failure]
-    return []
-
-
 def _upload_pictures(job: Job, catalogue: Catalogue, folders: Folders) -> Job:
     """The same job with each local file in a picture parameter replaced by its copy in `uploads/`."""
     if job.workflow is None or "params" not in job.body:
@@ -201,26 +178,3 @@ def _upload_pictures(job: Job, catalogue: Catalogue, folders: Folders) -> Job:
     body = {**job.body, "params": params}
     named = body if job.id is None else {**body, "id": job.id}
     return parse_job(named, default_workflow=job.workflow)
-
-
-def make_record(job: Job, *, source: str | None, folders: Folders) -> Record:
-    """The record of a job as the publisher wants it: planned by the watcher that claims it."""
-    now = timestamps.now()
-    return Record(
-        token="",  # the publisher's to draw
-        id=job.id or _derive_free_id(source or job.workflow or "job", folders),
-        sha256=job.sha256,
-        source=source,
-        owner="cli",
-        received_at=timestamps.to_text(now),
-        received_uptime=timestamps.uptime(),
-        priority=job.priority or 0,
-        body=job.body,
-    )
-
-
-def _derive_free_id(name: str, folders: Folders) -> str:
-    salt, now, number = secrets.token_hex(8), timestamps.now(), 0
-    while reservations.find(folders, id := derive_id(name, now, salt, number)) is not None:
-        number += 1
-    return id

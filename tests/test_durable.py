@@ -155,3 +155,11 @@ def test_a_copy_is_checked(tmp_path: Path) -> None:
 
     durable.copy_file(f"{tmp_path}/a", f"{tmp_path}/b", sha256=hashlib.sha256(b"picture").hexdigest())
     assert (tmp_path / "b").read_bytes() == b"picture"
+
+
+def test_a_folder_that_somebody_put_in_the_way_is_named_for_people_to_remove(tmp_path: Path) -> None:
+    (tmp_path / "status.json").mkdir()
+    with pytest.raises(NotPermitted, match=r"status\.json"):
+        durable.publish(b"x", f"{tmp_path}/t", f"{tmp_path}/status.json")
+    (tmp_path / "status.json").rmdir()
+    durable.publish(b"x", f"{tmp_path}/t", f"{tmp_path}/status.json")

@@ -14,7 +14,7 @@ from handoff.failures import Failure, Reason
 from handoff.messages import FAILURES, WARNINGS, Language, nearest, render, warn
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("handoff", "watcher", "workflows", "handoff_cli")
+PACKAGES = ("handoff", "watcher", "workflows", "dify_adapter", "handoff_cli")
 LANGUAGES: tuple[Language, ...] = ("en", "zh")
 ADDED_LATER: dict[str, set[str]] = {"TRUNCATED": {"seconds"}}
 """Details that somebody else knows: for how long a file did not change, the intake. A job's `id` is filled in by describe_failure."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handoff.documents import UnreadableDocument
+from handoff.documents import DamagedDocument, UnreadableDocument
 from handoff.failures import RETRYABLE, Failure, Node, Reason
 from handoff.state import Event, IllegalTransition, Status
 from handoff.status import ComfyUIEntry, OutputEntry, StatusDocument, TextEntry, describe_failure, seconds_between
@@ -169,3 +169,25 @@ def test_hints_name_the_job() -> None:
 def test_comfyui_is_named() -> None:
     said = json.loads(new(comfyui=ComfyUIEntry(version="0.33", prompt_id="p", simulated=True)).to_bytes())
     assert said["comfyui"] == {"version": "0.33", "prompt_id": "p", "simulated": True}
+
+
+@pytest.mark.parametrize("field", ["created_at", "started_at", "finished_at"])
+@pytest.mark.parametrize("value", ["../../../x", "", "2026-11-24", "9999-12-31T23:59:59-14:00"])
+def test_what_is_no_time_makes_it_unreadable(field: str, value: str) -> None:
+    """Others may write into `output/`, and a record is filed under the day of its end."""
+    times = {"created_at": "2026-11-24T08:00:00.000Z", field: value}
+    with pytest.raises(DamagedDocument, match=field):
+        StatusDocument.from_bytes(json.dumps({"schema": 1, "id": "cat", **times}).encode(), "x")
+
+
+@pytest.mark.parametrize(
+    ("finished_at", "day"),
+    [
+        ("2026-11-24T08:30:15.123Z", "2026-11-24"),
+        ("2026-11-24T00:30:00+02:00", "2026-11-23"),
+        ("2026W482/10:00+00:00", "2026-11-24"),
+        (None, "2026-11-24"),
+    ],
+)
+def test_the_day_of_its_end_is_never_a_path(finished_at: str | None, day: str) -> None:
+    assert new(finished_at=finished_at).day == day

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from watcher.graph import Graph, node_order
+from handoff.graph import Graph
+from watcher.graph import node_order
 
 _MODEL_FILE = re.compile(r"\.(safetensors|sft|ckpt|pt|pt2|pth|bin|gguf|onnx|engine|pkl)$", re.IGNORECASE)
 _MODEL_INPUT = re.compile(r"(_name\d?$|model)", re.IGNORECASE)

@@ -16,9 +16,10 @@ from typing import Any, BinaryIO
 
 from handoff.failures import Failure, Reason, Unavailable
 from handoff.folders import FOLDER_MODE
+from handoff.graph import Graph, describe_node
 from handoff.status import Kind, TextEntry
 from watcher.comfyui import ComfyUI
-from watcher.graph import DEFAULT_LABEL, Graph, Warnings, describe_node, node_order, secrets_of
+from watcher.graph import DEFAULT_LABEL, Warnings, node_order, secrets_of
 from watcher.media import ENDS, Broken, examine, fitting_extension, own_extension
 from watcher.prompts import Prompt
 

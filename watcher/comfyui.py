@@ -20,8 +20,9 @@ from requests.utils import default_headers
 from urllib3.exceptions import HTTPError, LocationValueError, MaxRetryError, NewConnectionError
 
 from handoff.failures import EdgeError, Failure, Reason, Transient, Unavailable
+from handoff.graph import Graph, check_graph
 from handoff.masking import mask_urls
-from watcher.graph import Graph, check_graph, hide_secrets
+from watcher.graph import hide_secrets
 from watcher.http_adapter import looking_beside, open_adapter
 from watcher.prompts import CancelAnswer, HistoryEntry, JobAnswer, Prompt, PromptState, Queue, QueueAnswer
 from watcher.refusals import PromptAnswer, read_refusal, read_unknown_refusal
@@ -130,7 +131,7 @@ class ComfyUI:
 
         def look() -> None:
             nonlocal found
-            with suppress(EdgeError):
+            with suppress(Exception):  # whatever the look meets, the POST beside it is not over
                 found += self.look_up(prompt_id) is not None
             if found > 1:
                 raise _Taken
@@ -168,7 +169,9 @@ class ComfyUI:
         """
         entry = self._get_object(f"/history/{quote(prompt_id, safe='')}").get(prompt_id)
         with suppress(TypeError, LookupError):
-            kept = set(entry["prompt"][4])  # type: ignore[index]  # foreign, so whatever it is
+            kept = entry["prompt"][4]  # type: ignore[index]  # foreign, so whatever it is
+            if not isinstance(kept, list):
+                return []
             left = [node for node in graph if node not in kept]
             classes = {str(graph[node]["class_type"]) for node in left}
             saving = {name for name in classes if (self.class_info(name) or {}).get("output_node") is True}

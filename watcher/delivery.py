@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from handoff import durable, messages, state, timestamps
+from handoff import durable, log, messages, state, timestamps
 from handoff.decode import canonical
 from handoff.failures import Failure, Permanent, Reason
 from handoff.folders import Folders, work_folder
+from handoff.graph import describe_node
 from handoff.masking import mask_value
 from handoff.site import Site
 from handoff.spool.journal import Journal
@@ -22,7 +23,7 @@ from handoff.status import OutputEntry, StatusDocument, seconds_between
 from handoff.stores.contract import Store
 from watcher.collector import Output, collect
 from watcher.comfyui import ComfyUI
-from watcher.graph import attempt_graph, describe_node, masked_graph
+from watcher.graph import attempt_graph, masked_graph
 from watcher.prompts import Prompt
 
 JSON = "application/json"
@@ -115,30 +116,35 @@ class Delivery:
         Raises Failure (OUTPUT_REFUSED, OUTPUT_MISSING: removed before it was in the bucket), Unavailable, Transient.
         """
         self.site.ensure()
-        for output in document.outputs:
-            path = Path(self.folders.job(record.id), output.name)
-            if not path.is_file():
-                raise Failure(Reason.OUTPUT_MISSING, file=output.name)
-            try:
-                self.store.put_file(
-                    _key(record, output.name),
-                    path,
-                    media_type=output.media_type,
-                    sha256=output.sha256,
-                    size=output.bytes,
-                    cache_control=FOREVER,
-                )
-            except Permanent as error:
-                raise Failure(Reason.OUTPUT_REFUSED, file=output.name, problem=str(error), id=record.id) from error
+        with working_at(self.seat, record.token):
+            for output in document.outputs:
+                self._put_output(record, output)
         if not job_document_put:
             self.put_job_document(record)
+
+    def _put_output(self, record: Record, output: OutputEntry) -> None:
+        path = Path(self.folders.job(record.id), output.name)
+        if not path.is_file():
+            raise Failure(Reason.OUTPUT_MISSING, file=output.name)
+        try:
+            self.store.put_file(
+                _key(record, output.name),
+                path,
+                media_type=output.media_type,
+                sha256=output.sha256,
+                size=output.bytes,
+                cache_control=FOREVER,
+            )
+        except Permanent as error:
+            raise Failure(Reason.OUTPUT_REFUSED, file=output.name, problem=str(error), id=record.id) from error
 
     def put_job_document(self, record: Record) -> None:
         """`job.json`, here and in the bucket. Made from the record alone, so that two watchers write the same bytes."""
         self.site.ensure()
-        data = describe_job(record)
-        self.journal.publish_job_document(record.id, data, record.token)
-        self.store.put_bytes(f"{record.id}/job.json", data, media_type=JSON, cache_control=NEVER)
+        with working_at(self.seat, f"{record.token}-job"):  # beside whatever else is done for the job
+            data = describe_job(record)
+            self.journal.publish_job_document(record.id, data, record.token)
+            self.store.put_bytes(f"{record.id}/job.json", data, media_type=JSON, cache_control=NEVER)
 
     def decide(self, record: Record, document: StatusDocument) -> None:
         """The decision: from this rename on the job has ended like this. Raises Fenced, Unavailable."""
@@ -152,13 +158,16 @@ class Delivery:
         """After the decision: the same bytes into the bucket, then file the record. Raises Fenced, Unavailable, Transient."""
         self.site.ensure()
         if not job_document_put:
-            self.put_job_document(record)
+            try:
+                self.put_job_document(record)
+            except Failure as deadly:  # its end is decided already, and may not wait for this for ever
+                log.get().error("no_job_document", id=record.id, error=str(deadly.details))
         try:
             data = durable.read_file(self.folders.status(record.id), 64 << 20)
         except FileNotFoundError:  # retention was faster: the job is over
             data = document.to_bytes()
         self.store.put_bytes(f"{record.id}/status.json", data, media_type=JSON, cache_control=NEVER)
-        self.journal.finish(record, (document.finished_at or record.received_at)[:10])
+        self.journal.finish(record, document.day)
 
     def put_progress(self, document: StatusDocument) -> None:
         """A courtesy to those who poll the bucket; never under the name of the final status, since it may land late."""

@@ -29,7 +29,7 @@ from watcher.live import Attempt, Live, Phase
 from watcher.loop import Loop
 from watcher.peers import Peers
 from watcher.prompts import Prompt, PromptState, failure_of
-from watcher.submission import Lacking, Sent, Submission
+from watcher.submission import Lacking, NotPosted, Sent, Submission
 from watcher.tasks import Tasks
 
 QUIET_S = 3.0  # after an unclear POST: how long ComfyUI may still be taking it up
@@ -38,6 +38,7 @@ LONG_S = 0.3  # a run shorter than this is not worth a status of its own
 SILENT_S = 2.0  # a prompt waits at ComfyUI and none of ours runs: time to look whether it still executes
 UNSTARTED_S = 1.0  # between two look-ups of a prompt that waits at ComfyUI, while the websocket would tell of its start
 LISTEN_S = 1.0  # how long a first prompt waits for the websocket, which is but a hint
+CLOCK_S = 5.0  # the wall clock and the machine's own may differ by so much, over the life of a job
 STOP_S, MOST_STOP_S = 0.05, 2.0  # after asking ComfyUI to stop a prompt, before looking and asking again
 STUBBORN = 20  # requests to stop after which the log says so
 STRAY_S = (10.0, 60.0)  # after an unclear POST: when to look whether it was taken up after all
@@ -170,11 +171,15 @@ class Execution:
                 live.attempt.answered, live.attempt.quiet_at = True, now
                 if isinstance(sent.trouble, DiskUnavailable):
                     self._disk.report(sent.trouble)
+                elif sent.trouble is not None:
+                    self._log.error("not_published", id=live.id, error=str(sent.trouble))
                 self._courier.tell(live.document)
                 self._look_later(live)
                 self._handover.on_sent(live)
             case "unclear" | "server_error":
-                self._log.warning("unclear", id=live.id, attempt=live.record.attempt, answer=str(sent.trouble))
+                bug = None if isinstance(sent.trouble, EdgeError) else sent.trouble
+                answer = str(sent.trouble)
+                self._log.warning("unclear", id=live.id, attempt=live.record.attempt, answer=answer, exc_info=bug)
                 live.attempt.refused = sent.outcome == "server_error"
                 live.attempt.quiet_at = now + QUIET_S
                 self._look_later(live)
@@ -183,22 +188,25 @@ class Execution:
             case "not_arrived":
                 self.leave(live)
                 live.phase, live.resend = Phase.READY, True
-                assert sent.trouble is not None
-                if isinstance(sent.trouble, NotArrived):
-                    self._watch.report_down(sent.trouble)
-                    self._tasks.advance(live)
-                else:
-                    self._tasks.fail(live, sent.trouble)
+                assert isinstance(sent.trouble, NotArrived)
+                self._watch.report_down(sent.trouble)
+                self._tasks.advance(live)
             case "refused":
                 assert sent.failure is not None
                 self._handover.on_end(live, state.Event.FAILED, sent.failure)
+            case "cancelled":
+                self._handover.on_end(live, state.Event.CANCELLED, Failure(Reason.CANCELLED, id=live.id))
 
     def _not_sent(self, live: Live, error: BaseException) -> None:
         self.leave(live)
-        if isinstance(error, Lacking):
-            self._pass_on(live, error)
-        else:
-            self._tasks.fail(live, error)
+        match error:
+            case Lacking():
+                self._pass_on(live, error)
+            case NotPosted(record=record, __cause__=cause):
+                live.record, live.resend = record, True
+                self._tasks.fail(live, cause or error)
+            case _:
+                self._tasks.fail(live, error)
 
     def _pass_on(self, live: Live, lacking: Lacking) -> None:
         """Another watcher's ComfyUI may have what ours lacks; or somebody may have just installed it here."""
@@ -242,9 +250,8 @@ class Execution:
             live.document = published
             attempt.executed = live.alone  # ComfyUI had taken it and nothing else, so it began at once
             if published.started_at is not None:
-                attempt.executed = True
-                ran = timestamps.now() - timestamps.from_text(published.started_at)
-                attempt.started_at = now - max(0.0, ran.total_seconds())  # run_timeout_s goes on
+                attempt.executed = attempt.start_told = True
+                attempt.started_at = now - _ran_s(record, published.started_at)  # run_timeout_s goes on
         else:
             sent = ComfyUIEntry(prompt_id=record.prompt_id)
             live.document = live.document.evolve(attempt=record.attempt, comfyui=sent)
@@ -288,7 +295,13 @@ class Execution:
             started = timestamps.to_text(timestamps.now())
             queue_s = seconds_between(live.document.created_at, started)
             live.document = live.document.evolve(started_at=started, queue_s=queue_s)
-            self._loop.after(LONG_S, lambda: self._publish_progress(live))
+            self._loop.after(LONG_S, lambda: self._tell_start(live))
+
+    def _tell_start(self, live: Live) -> None:
+        """Once, and not of a short run."""
+        started_at = live.attempt.started_at
+        if started_at is not None and not live.attempt.start_told and time.monotonic() - started_at >= LONG_S:
+            self._publish_progress(live)
 
     def _note_progress(self, live: Live, event: Event) -> None:
         if event.node is None or live.record.job is None:
@@ -307,16 +320,21 @@ class Execution:
             self._publish_progress(live)
 
     def _publish_progress(self, live: Live) -> None:
+        """Where the job is busy just now, the next event or look comes back to it."""
         if live.busy or live.phase is not Phase.SENT or live.document.status is not Status.RUNNING:
             return
         live.attempt.published_at = time.monotonic()
         document = live.document
         self._courier.tell(document)
+
+        def published(live: Live, _: None) -> None:
+            live.attempt.start_told = document.started_at is not None
+
         self._tasks.run(
             live,
             "files",
             lambda: self._journal.publish_status(document, live.token, durable_write=False),
-            lambda _live, _: None,
+            published,
         )
 
     def _look_later(self, live: Live) -> None:
@@ -348,6 +366,7 @@ class Execution:
                 if prompt is not None and prompt.state is PromptState.WAITING:
                     self._suspect(live)
                 self._look_later(live)
+                self._tell_start(live)
             case decisions.Stop():
                 self._tasks.run(live, "comfyui", lambda: self._comfyui.cancel(live.prompt_id), self._stop_asked)
             case decisions.Collect():
@@ -423,6 +442,16 @@ def _circumstances(live: Live, plan: Plan, prompt: Prompt | None) -> decisions.C
         quiet=now >= attempt.quiet_at,
         refused=attempt.refused,
     )
+
+
+def _ran_s(record: Record, started_at: str) -> float:
+    """How long it has been running, by the wall clock; 0 where that was set since the job was accepted, or nobody can tell:
+    better to count anew than to stop a healthy run.
+    """
+    now, waited = timestamps.now(), timestamps.seconds_since(record.received_uptime)
+    if waited is None or abs((now - timestamps.from_text(record.received_at)).total_seconds() - waited) > CLOCK_S:
+        return 0.0
+    return max(0.0, (now - timestamps.from_text(started_at)).total_seconds())
 
 
 def _kind_of(record: Record) -> str:

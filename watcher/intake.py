@@ -17,10 +17,10 @@ from handoff.documents import OWN_FAULTS, UnreadableDocument
 from handoff.durable import disk_errors, read_file
 from handoff.failures import DiskUnavailable, EdgeError, Failure, Permanent, Reason, Transient, Unavailable
 from handoff.job import Job, parse_job
+from handoff.pictures import NotYet
 from handoff.spool.drops import NAME_LIMIT, Claim, Drops, TakenIn
 from handoff.spool.record import Record
 from handoff.spool.seat import Fenced
-from watcher.pictures import NotYet
 from watcher.planning import MustFetch, Planner
 
 CANCEL = ".cancel"
@@ -307,7 +307,7 @@ class Intake:
             sha256=job.sha256,
             source=os.fsencode(claim.name).decode("utf-8", "backslashreplace"),
             received_at=timestamps.to_text(claim.received_at),
-            received_uptime=timestamps.uptime(),
+            received_uptime=claim.uptime,
             priority=job.priority or 0,
             body=job.body,
             job=plan,

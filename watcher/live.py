@@ -33,6 +33,8 @@ class Attempt:
     look_at: float = 0.0
     """When it is looked up next; of its timers only the one for this time counts."""
     published_at: float = 0.0
+    start_told: bool = False
+    """The published status tells since when it runs."""
     answered: bool = False
     """ComfyUI's answer to the POST was read: it took the prompt whole."""
     executed: bool = False

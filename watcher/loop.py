@@ -15,6 +15,7 @@ from typing import TypeVar
 Message = Callable[[], None]
 Result = TypeVar("Result")
 _MOST_PER_TURN = 1000  # so that timers and heartbeats are not starved by a flood of events
+_FEW_TIMERS = 1000  # cancelled ones among so many may stay until they are due
 
 
 class Timer:
@@ -61,6 +62,7 @@ class Loop:
         """`pools`: name and number of threads."""
         self._messages: SimpleQueue[Message] = SimpleQueue()
         self._timers: list[tuple[float, int, Timer]] = []
+        self._tidy_at = _FEW_TIMERS
         self._count = itertools.count()
         self._pools = {name: Pool(name, threads) for name, threads in pools.items()}
 
@@ -71,7 +73,15 @@ class Loop:
     def after(self, seconds: float, message: Message) -> Timer:
         timer = Timer(message)
         heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._count), timer))
+        if len(self._timers) > self._tidy_at:
+            self._tidy()
         return timer
+
+    def _tidy(self) -> None:
+        """Removes cancelled timers: a deadline of next month would stay for a month. Again when there are twice as many."""
+        self._timers = [entry for entry in self._timers if entry[2].message is not None]
+        heapq.heapify(self._timers)
+        self._tidy_at = max(_FEW_TIMERS, 2 * len(self._timers))
 
     def spawn(
         self,

@@ -6,9 +6,9 @@ from typing import Any
 from handoff import durable
 from handoff.failures import EdgeError
 from handoff.folders import Folders
+from handoff.graph import Graph
 from handoff.spool.seat import Seat, other_watchers
 from watcher.capabilities import Capabilities, lacks
-from watcher.graph import Graph
 
 _LIMIT = 64 << 20
 

@@ -7,11 +7,12 @@ from typing import Any
 
 from handoff import messages
 from handoff.failures import Failure, Reason
+from handoff.graph import Graph, check_graph
 from handoff.job import Job, apply_set, open_seeds
+from handoff.pictures import Pictures
 from handoff.spool.record import OpenModel, Plan
 from watcher.capabilities import Capabilities, choices
-from watcher.graph import Graph, check_graph, clean_graph, denied
-from watcher.pictures import Pictures
+from watcher.graph import clean_graph, denied
 from workflows.catalogue import Catalogue
 from workflows.filling import fill
 

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from handoff import state
 from handoff.failures import Failure, Reason
 from handoff.job import parse_job
+from handoff.pictures import NotYet
 from handoff.settings import WatcherSettings
 from handoff.spool.listing import describe_waiting
 from handoff.spool.record import Plan
 from handoff.spool.seat import Seat
 from handoff.spool.suspicion import working_at
 from watcher.live import Live, Phase
-from watcher.pictures import NotYet
 from watcher.planning import MustFetch, Planner
 from watcher.tasks import Tasks
 

@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from handoff.failures import Failure, Reason
+from handoff.graph import Graph, describe_node
 from handoff.masking import mask_urls
-from watcher.graph import Graph, describe_node, hide_secrets
+from watcher.graph import hide_secrets
 
 _OUT_OF_MEMORY = re.compile(
     r"\b(CUDA|HIP|MPS|XPU|GPU)\b[^\n]{0,60}\bout of memory\b|Allocation on device", re.IGNORECASE

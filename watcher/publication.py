@@ -7,11 +7,13 @@ tokens stay in memory, and they go on as after a restart, from the disk. So an o
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 from handoff import log, state, timestamps
 from handoff.failures import EdgeError, Failure, Reason
 from handoff.messages import Language
+from handoff.spool.record import Record
 from handoff.status import StatusDocument, describe_failure
 from watcher.courier import Courier
 from watcher.delivery import Delivery
@@ -22,6 +24,17 @@ from watcher.tasks import Tasks
 
 EARLY = 4  # uploads of `job.json` at once beside what ComfyUI does; they hold whole records
 RECALL_S = 10.0  # until a job that could not be read again is tried once more
+
+
+@dataclass(kw_only=True)
+class _Way:
+    """How far one task got with a job. It is the pool's until the task is back, also with an error; `Live` is never."""
+
+    document: StatusDocument
+    job_document_put: bool
+    ended: bool = False
+    """The document is final."""
+    decided: bool = False
 
 
 class Publication:
@@ -48,8 +61,6 @@ class Publication:
         self._forget = forget
         self._recall = recall
         self._outbox = Outbox()
-        self._put_away: dict[str, None] = {}
-        """Tokens, the oldest first."""
         self._early = 0
         self._log = log.get()
 
@@ -60,11 +71,11 @@ class Publication:
 
     def __len__(self) -> int:
         """How many jobs are put away."""
-        return len(self._put_away)
+        return len(self._outbox)
 
     def __contains__(self, token: str) -> bool:
-        """Whether the job is put away."""
-        return token in self._put_away
+        """Whether the job is put away, or on its way back: it is gone on with from here."""
+        return token in self._outbox
 
     def collect(self, live: Live) -> None:
         prompt, record, document, whole = live.prompt, live.record, live.document, live.attempt.answered
@@ -100,67 +111,80 @@ class Publication:
         )
 
     def mirror(self, live: Live) -> None:
-        if live.job_document != "under way" and self._may_go_out(live):
-            self._tasks.run(
-                live, "bucket", lambda: self._mirror_and_conclude(live), self._concluded, self._not_mirrored
-            )
+        if live.job_document == "under way" or not self._may_go_out(live):
+            return
+        record, way = live.record, _Way(document=live.document, job_document_put=live.job_document == "put")
+        self._tasks.run(
+            live,
+            "bucket",
+            lambda: self._mirror_and_conclude(record, way),
+            lambda live, _: self._concluded(live, way.document),
+            lambda live, error: self._not_mirrored(live, way, error),
+        )
 
     def _may_go_out(self, live: Live) -> bool:
         """Else the job is put away. What it is now must be on the disk: `saving`, or the decision."""
-        if self._outbox.may_try(live.token, time.monotonic()):
+        if self._outbox.may_go(live.token, time.monotonic()):
             return True
-        self._put_away[live.token] = None
         self._forget(live)
         return False
 
-    def _mirror_and_conclude(self, live: Live) -> None:
-        """Three steps in one task, since somebody waits for the last: what is done stays done, whichever step fails."""
-        self._delivery.mirror(live.record, live.document, job_document_put=live.job_document == "put")
-        live.job_document = "put"
-        live.document = self._delivery.renew_links(live.record, live.document)
-        self._fix_end(live, state.Event.MIRRORED, None)
-        self._decide_and_conclude(live)
+    def _mirror_and_conclude(self, record: Record, way: _Way) -> None:
+        """In a pool. Three steps in one task, since somebody waits for the last: what is done stays done, whichever fails."""
+        self._delivery.mirror(record, way.document, job_document_put=way.job_document_put)
+        way.job_document_put = True
+        renewed = self._delivery.renew_links(record, way.document)
+        way.document, way.ended = renewed.finish(state.Event.MIRRORED, timestamps.now()), True
+        self._delivery.decide(record, way.document)
+        way.decided = True
+        self._delivery.conclude(record, way.document, job_document_put=True)
 
-    def _not_mirrored(self, live: Live, error: BaseException) -> None:
+    def _not_mirrored(self, live: Live, way: _Way, error: BaseException) -> None:
+        """Above all: a second decision must never be made, whatever the bucket does now."""
+        live.document, live.decided = way.document, way.decided
+        live.job_document = "put" if way.job_document_put else "no"
+        if way.ended:
+            live.phase = Phase.CONCLUDE
         self._tasks.fail(live, error)
         if isinstance(error, Failure) and error.reason is Reason.OUTPUT_REFUSED:  # it answered
             self._bucket_works(live)
 
     def end(self, live: Live, event: state.Event, failure: Failure) -> None:
-        """The job's end is known, and it is no success."""
-        self._fix_end(live, event, failure)
+        """The job's end is known, and it is no success. It is fixed once: from here on the same bytes are published, however often."""
+        live.document, live.phase = self._end_without(live.document, event, failure), Phase.CONCLUDE
         self._tasks.advance(live)
 
-    def _fix_end(self, live: Live, event: state.Event, failure: Failure | None) -> None:
-        """Once: from here on the same bytes are published, however often. A failed job names no output: not all are there."""
-        if failure is None:
-            live.document = live.document.finish(event, timestamps.now())
-        else:
-            error = describe_failure(failure, self._language, id=live.id)
-            document = live.document.evolve(outputs=[]).with_links()
-            live.document = document.finish(event, timestamps.now(), error=error)
-        live.phase = Phase.CONCLUDE
+    def give_up(self, record: Record, document: StatusDocument, failure: Failure) -> StatusDocument:
+        """In a pool, for a job that is not live: decides that it failed."""
+        document = self._end_without(document, state.Event.FAILED, failure)
+        self._delivery.decide(record, document)
+        return document
+
+    def _end_without(self, document: StatusDocument, event: state.Event, failure: Failure) -> StatusDocument:
+        """A job without success names no output: not all are there."""
+        error = describe_failure(failure, self._language, id=document.id)
+        return document.evolve(outputs=[]).with_links().finish(event, timestamps.now(), error=error)
 
     def conclude(self, live: Live) -> None:
         """The decision does not wait for the bucket; filing the record does."""
+        record, document, put = live.record, live.document, live.job_document == "put"
         if not live.decided:
-            self._tasks.run(live, "files", lambda: self._delivery.decide(live.record, live.document), self._decided)
+            self._tasks.run(live, "files", lambda: self._delivery.decide(record, document), self._decided)
         elif live.job_document != "under way" and self._may_go_out(live):
-            self._tasks.run(live, "bucket", lambda: self._decide_and_conclude(live), self._concluded)
+            self._tasks.run(
+                live,
+                "bucket",
+                lambda: self._delivery.conclude(record, document, job_document_put=put),
+                lambda live, _: self._concluded(live, document),
+            )
 
     def _decided(self, live: Live, _: None) -> None:
         live.decided = True
         self._tasks.advance(live)
 
-    def _decide_and_conclude(self, live: Live) -> None:
-        if not live.decided:
-            self._delivery.decide(live.record, live.document)
-            live.decided = True  # a second decision must never be made, whatever the bucket does now
-        self._delivery.conclude(live.record, live.document, job_document_put=live.job_document == "put")
-
-    def _concluded(self, live: Live, _: None) -> None:
-        self._courier.tell(live.document)
-        self._log_job(live.document)
+    def _concluded(self, live: Live, document: StatusDocument) -> None:
+        self._courier.tell(document)
+        self._log_job(document)
         self._forget(live)
         self._bucket_works(live)
 
@@ -168,30 +192,27 @@ class Publication:
         """The bucket did not do its part for this job: it is put away like the others."""
         if self._outbox.trouble is None:
             self._log.warning("bucket_away", error=str(error), hint="ComfyUI goes on drawing; results wait")
-        self._put_away[live.token] = None
         self._forget(live)
         self._loop.after(self._outbox.report_failure(live.token, error, time.monotonic()), self._go_on)
 
     def give_way(self, token: str) -> None:
-        """The job has trouble of its own: another one finds out whether the bucket is back."""
-        self._outbox.give_way(token)
+        """The job has trouble of its own, or is over: another one finds out whether the bucket is back."""
+        self._outbox.leave(token)
         self._go_on()
 
     def put_back(self, token: str) -> None:
         """It could not be recalled now: the disk has trouble."""
-        self._put_away[token] = None
-        self._outbox.give_way(token)
+        self._outbox.put_away(token)
         self._loop.after(RECALL_S, self._go_on)
 
     def _bucket_works(self, live: Live) -> None:
         if self._outbox.report_success(live.token):
-            self._log.info("bucket_back", waiting=len(self._put_away))
+            self._log.info("bucket_back", waiting=len(self._outbox))
         self._go_on()
 
     def _go_on(self) -> None:
         """Whenever one has come back, or it is time to try again: as many go out as may."""
-        while self._put_away and self._outbox.may_try(token := next(iter(self._put_away)), time.monotonic()):
-            del self._put_away[token]
+        while (token := self._outbox.call_back(time.monotonic())) is not None:
             self._recall(token)
 
     def _log_job(self, document: StatusDocument) -> None:

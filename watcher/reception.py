@@ -15,14 +15,15 @@ from typing import Literal
 from handoff import log, messages
 from handoff.failures import DiskUnavailable, Failure, Reason, Unavailable
 from handoff.folders import Folders
+from handoff.hints import Hints, find_deaf_mount
 from handoff.masking import mask_urls
 from handoff.settings import WatcherSettings
+from handoff.spool import takeover
 from handoff.spool.drops import Claim, Drops, TakenIn
 from handoff.spool.record import Record
 from handoff.spool.seat import Fenced, Seat
 from watcher import decisions
 from watcher.disk import Disk
-from watcher.hints import Hints, find_deaf_mount
 from watcher.intake import CANCEL, Intake, Later, Outcome, Rejected, Taken, is_job_name
 from watcher.loop import Loop, Timer
 from watcher.planning import Planner
@@ -110,6 +111,8 @@ class Reception:
 
     def resume_claims(self) -> None:
         """Goes on with drops that were claimed and not finished: by a killed watcher, or by one that was taken over."""
+        if takeover.is_unfinished(self._seat):  # it is called again afterwards
+            return
         self._publish_left()
         for claim in self._drops.claims():
             if claim.stamp not in self._later and claim.stamp not in self._in_hand:

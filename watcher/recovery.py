@@ -5,11 +5,12 @@ docs/protocol.md, "Running and resuming", has the table.
 
 from collections.abc import Callable
 
-from handoff import documents, durable, log, state
+from handoff import documents, durable, log
 from handoff.failures import Failure, Reason
 from handoff.job import prompt_id
-from handoff.spool import salvage
+from handoff.spool import salvage, takeover
 from handoff.spool.journal import Journal
+from handoff.spool.listing import describe_waiting
 from handoff.spool.record import Record
 from handoff.spool.seat import Seat
 from handoff.state import Status
@@ -25,7 +26,7 @@ Found = tuple[Record, StatusDocument | None]
 
 
 class Recovery:
-    """`adopt` makes a live job of a record; `end` ends one."""
+    """`adopt` makes a live job of a record."""
 
     def __init__(
         self,
@@ -38,7 +39,6 @@ class Recovery:
         publication: Publication,
         *,
         adopt: Callable[[Record], Live],
-        end: Callable[[Live, state.Event, Failure], None],
     ) -> None:
         self._tasks = tasks
         self._jobs = jobs
@@ -48,12 +48,16 @@ class Recovery:
         self._execution = execution
         self._publication = publication
         self._adopt = adopt
-        self._end = end
         self._log = log.get()
+        self._salvaged: set[str] = set()
+        """Tokens of records that are being made anew: never twice at once, since each would decide."""
 
     def resume_all(self) -> None:
+        """Nothing while a takeover is unfinished: its dead watcher may still be seen to do what is done here."""
+        if takeover.is_unfinished(self._seat):
+            return
         for record in self._journal.records():
-            if record.token not in self._jobs and record.token not in self._publication:
+            if not self._is_known(record.token):
                 try:
                     published = self._published(record)
                 except documents.UnreadableDocument as error:
@@ -63,33 +67,42 @@ class Recovery:
                 self._log.info("resumed", id=record.id, attempt=record.attempt, status=status)
                 self._resume(record, published)
         for token in self._journal.tokens():
-            if token not in self._jobs and token not in self._publication:  # something could not be read
+            if not self._is_known(token):  # something could not be read
                 self.salvage(token)
+
+    def _is_known(self, token: str) -> bool:
+        """Whether somebody goes on with this job: it is live, put away, or being salvaged."""
+        return token in self._jobs or token in self._publication or token in self._salvaged
 
     def salvage(self, token: str) -> None:
         """Its record is damaged; an accepted job ends all the same."""
 
-        def rebuild() -> Found | None:
-            record = salvage.rebuild(self._seat, token)
-            return None if record is None else (record, self._published(record))
-
-        def end(found: Found | None) -> None:
-            if token in self._jobs:
-                return
-            if found is None:
-                hint = "nobody knows which job this was, or it is of a newer version"
-                self._log.error("left_alone", file=f"r-{token}", hint=hint)
-                return
-            record, published = found
-            if published is not None and (published.done or published.status is Status.SAVING):
+        def resume(found: Found | None) -> None:
+            self._salvaged.discard(token)
+            if found is not None:
+                record, published = found
+                if (prompt := record.prompt_id) is not None and published is not None and published.error is not None:
+                    self._tasks.aside("comfyui", lambda: self._comfyui.cancel(prompt))
                 self._resume(record, published)
                 return
-            if (prompt := record.prompt_id) is not None:
-                self._tasks.aside("comfyui", lambda: self._comfyui.cancel(prompt))
-            failure = Failure(Reason.INTERNAL_ERROR, problem="its record is damaged")
-            self._end(self._adopt(record), state.Event.FAILED, failure)
+            hint = "nobody knows which job this was, or it is of a newer version"
+            self._log.error("left_alone", file=f"r-{token}", hint=hint)
 
-        self._tasks.aside("files", rebuild, end)
+        if token not in self._salvaged:
+            self._salvaged.add(token)
+            self._tasks.aside("files", lambda: self._rebuild(token), resume, lambda: self._salvaged.discard(token))
+
+    def _rebuild(self, token: str) -> Found | None:
+        """In a pool. Whatever kills it in between, the next one finds the record damaged, or the end decided."""
+        record = salvage.rebuild(self._seat, token)
+        if record is None:
+            return None
+        published = self._published(record)
+        if not _is_past_comfyui(record, published):
+            failure = Failure(Reason.INTERNAL_ERROR, problem="its record is damaged")
+            published = self._publication.give_up(record, describe_waiting(record), failure)
+        self._journal.write(record)
+        return record, published
 
     def recall(self, token: str) -> None:
         """A job that was put away while the bucket was away goes on as after a restart."""
@@ -100,12 +113,10 @@ class Recovery:
                     record = Record.find(self._seat.record_path(token))
             except documents.UnreadableDocument as error:
                 self._log.error("unreadable_record", file=f"r-{token}", error=str(error))
-                record = salvage.rebuild(self._seat, token)
+                return self._rebuild(token)
             return None if record is None else (record, self._published(record))
 
         def resume(found: Found | None) -> None:
-            if token in self._jobs:
-                return
             if found is not None:
                 self._resume(*found)
             live = self._jobs.get(token)
@@ -115,26 +126,41 @@ class Recovery:
         self._tasks.aside("files", read, resume, lambda: self._publication.put_back(token))
 
     def _published(self, record: Record) -> StatusDocument | None:
-        """Raises UnreadableDocument for a status of a newer version, or one that is closed to us: it may be final."""
+        """Raises UnreadableDocument for a status of a newer version, or one that is closed to us: it may be final.
+
+        Raises Fenced, DiskUnavailable.
+        """
         try:
             published = self._journal.status(record)
         except documents.DamagedDocument as error:
             self._log.error("unreadable_status", id=record.id, error=str(error))
             return None
-        return published if published is not None and _is_of(record, published) else None
+        if published is None or not _is_of(record, published):
+            return None
+        if published.done:
+            self._journal.secure_decision(record)
+        return published
 
     def _resume(self, record: Record, published: StatusDocument | None) -> None:
+        if salvage.lacks_plan(record) and not _is_past_comfyui(record, published):
+            self.salvage(record.token)
+            return
         live = self._adopt(record)
-        if published is not None and published.done:
-            live.document, live.phase, live.decided = published, Phase.CONCLUDE, True
-        elif published is not None and published.status is Status.SAVING and published.attempt == record.attempt:
-            live.document, live.phase = published, Phase.MIRROR
+        if published is not None and _is_past_comfyui(record, published):
+            live.document, live.decided = published, published.done
+            live.phase = Phase.CONCLUDE if published.done else Phase.MIRROR
         elif record.attempt > 0:
             self._execution.resume(live, published)
         self._tasks.advance(live)
 
 
+def _is_past_comfyui(record: Record, published: StatusDocument | None) -> bool:
+    """Its end is decided, or all that is missing stands in its status."""
+    if published is None:
+        return False
+    return published.done or (published.status is Status.SAVING and published.attempt == record.attempt)
+
+
 def _is_of(record: Record, published: StatusDocument) -> bool:
     """Whether a status was published of this submission, not of one that had the same id before it."""
-    ids = {prompt_id(record.token, attempt) for attempt in range(1, record.attempt + 1)}
-    return published.comfyui.prompt_id is None or published.comfyui.prompt_id in ids
+    return published.comfyui.prompt_id in (None, prompt_id(record.token, published.attempt))

@@ -10,10 +10,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from handoff.failures import Failure, Node, Reason
+from handoff.graph import Graph, describe_node
 from handoff.masking import mask_urls, mask_value
 from handoff.messages import nearest
 from watcher.capabilities import is_model
-from watcher.graph import Graph, describe_node, node_order
+from watcher.graph import node_order
 
 MAX_PROBLEM = 600  # characters of a message
 MAX_SENTENCES = 3

@@ -5,14 +5,15 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from handoff import messages, state, timestamps
-from handoff.failures import EdgeError, Failure, Reason, Unavailable
+from handoff.failures import Failure, Reason, Unavailable
+from handoff.graph import Graph
 from handoff.spool.journal import Journal
 from handoff.spool.record import Plan, Record
 from handoff.spool.seat import Fenced, Seat
 from handoff.status import ComfyUIEntry, StatusDocument
 from watcher.capabilities import Capabilities, lacks
 from watcher.comfyui import ComfyUI, NotArrived, Unclear
-from watcher.graph import Graph, attempt_graph
+from watcher.graph import attempt_graph
 from watcher.planning import settle_models
 
 
@@ -25,18 +26,26 @@ class Lacking(Exception):  # noqa: N818
         self.failure = failure
 
 
+class NotPosted(Exception):  # noqa: N818
+    """Journalled, and something went wrong before the POST, its cause: the same attempt may be sent again."""
+
+    def __init__(self, record: Record) -> None:
+        super().__init__(record.id)
+        self.record = record
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sent:
     """What came of it, with the record and the document as they stand on disk now.
 
     `not_arrived`: provably nothing reached ComfyUI, the same attempt may be sent again. `unclear`: it may have it.
-    `server_error`: it may have it, and said 500. `refused`: it has not, and never will.
+    `server_error`: it may have it, and said 500. `refused`: it has not, and never will. `cancelled`: a mark lay there.
     """
 
     record: Record
     document: StatusDocument
-    outcome: Literal["accepted", "not_arrived", "unclear", "server_error", "refused"]
-    trouble: EdgeError | None = None
+    outcome: Literal["accepted", "not_arrived", "unclear", "server_error", "refused", "cancelled"]
+    trouble: Exception | None = None
     failure: Failure | None = None
 
 
@@ -49,21 +58,29 @@ class Submission:
     client_id: Callable[[], str]
 
     def send(self, record: Record, document: StatusDocument, capabilities: Capabilities, *, resend: bool) -> Sent:
-        """Raises Failure, Lacking, Fenced, Unavailable (the disk; nothing was sent)."""
+        """Raises Failure, Lacking, Unavailable (nothing was journalled), NotPosted, Fenced.
+
+        Once the record is on disk its attempt stays known to the caller, whatever happens: it could be sent twice else.
+        """
         if not resend:
             plan = self.settle(record, capabilities)
             record = record.next_attempt(server=self.seat.server, at=timestamps.to_text(timestamps.now()), plan=plan)
             self.journal.write(record)
-        # from here on the record is on disk: whatever happens, its attempt stays known to the caller
         try:
             graph, document = self._prepare(record, document, capabilities)
-        except Unavailable as error:
-            return Sent(record=record, document=document, outcome="not_arrived", trouble=error)
+        except Fenced:
+            raise
+        except Exception as error:
+            raise NotPosted(record) from error
+        if self.journal.is_cancelled(record.id):
+            return Sent(record=record, document=document, outcome="cancelled")
         sent = self._post(record, document, graph)
         if sent.outcome == "accepted":
             try:
                 self.journal.publish_status(sent.document, record.token, durable_write=False)
-            except Unavailable as error:  # it promises nothing and is published again with the progress
+            except Fenced:
+                raise
+            except Exception as error:  # noqa: BLE001 - it promises nothing and is published again with the progress
                 return replace(sent, trouble=error)
         return sent
 
@@ -98,6 +115,8 @@ class Submission:
         except Unavailable as error:  # it took the prompt under another id, and so would it the next
             wrong = Failure(Reason.COMFYUI_ERROR, problem=str(error))
             return Sent(record=record, document=document, outcome="refused", failure=wrong)
+        except Exception as error:  # noqa: BLE001 - nobody foresaw it, so nobody knows how far the POST got
+            return Sent(record=record, document=document, outcome="unclear", trouble=error)
         return Sent(record=record, document=document.follow(state.Event.SUBMITTED), outcome="accepted")
 
     def settle(self, record: Record, capabilities: Capabilities) -> Plan:

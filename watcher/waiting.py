@@ -5,7 +5,7 @@ A name says all that is needed to find the next job; files are opened only to le
 
 import heapq
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 from handoff.job import inbox_token
 
@@ -16,6 +16,8 @@ class Waiting:
     def __init__(self) -> None:
         self._names: dict[str, str] = {}
         self._order: list[str] = []
+        self._aside: set[str] = set()
+        """Tokens that get no turn; they may be on their way back into the inbox, and not be known here yet."""
 
     def __len__(self) -> int:
         return len(self._names)
@@ -29,7 +31,8 @@ class Waiting:
         if token is None or token in self._names:
             return False
         self._names[token] = name
-        heapq.heappush(self._order, name)
+        if token not in self._aside:
+            heapq.heappush(self._order, name)
         return True
 
     def name(self, token: str) -> str | None:
@@ -37,23 +40,28 @@ class Waiting:
 
     def discard(self, token: str) -> None:
         self._names.pop(token, None)
+        self._aside.discard(token)
 
-    def next(self, skipped: Collection[str] = ()) -> tuple[str, str] | None:
-        """Name and token of the job whose turn it is, left in place. Tokens in `skipped` are passed over."""
-        passed = []
-        found = None
-        while self._order and found is None:
+    def set_aside(self, token: str) -> None:
+        """It waits, and its turn does not come until it is brought back."""
+        self._aside.add(token)
+
+    def bring_back(self, token: str) -> None:
+        """It has its old place again."""
+        if token in self._aside:
+            self._aside.remove(token)
+            if (name := self._names.get(token)) is not None:
+                heapq.heappush(self._order, name)
+
+    def next(self) -> str | None:
+        """The token of the job whose turn it is, left in place."""
+        while self._order:
             name = self._order[0]
             token = inbox_token(name)
-            if token is None or self._names.get(token) != name:
-                heapq.heappop(self._order)
-            elif token in skipped:
-                passed.append(heapq.heappop(self._order))
-            else:
-                found = (name, token)
-        for name in passed:
-            heapq.heappush(self._order, name)
-        return found
+            if token is not None and self._names.get(token) == name and token not in self._aside:
+                return token
+            heapq.heappop(self._order)
+        return None
 
     def scan(self, inbox: str) -> Iterator[str]:
         """Looks at the folder itself: forgets what is gone, and yields the names that were not known."""

@@ -4,20 +4,22 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from types import FrameType
 
 from handoff.durable import disk_errors
 from handoff.failures import EdgeError
+from handoff.fetch import parse_allowed
 from handoff.folders import Folders
 from handoff.log import get as _log
 from handoff.messages import nearest
 from handoff.settings import SettingsError, WatcherSettings, make_folders, name_of
 from handoff.site import ForeignSite
 from handoff.spool.seat import Fenced, Seat, SecondWatcher, has_others
+from handoff.spool.suspicion import pardon
 from handoff.stores.contract import Store
 from handoff.stores.opening import open_store
 from watcher.decisions import backoff
-from watcher.fetch import parse_allowed
 from watcher.worker import Worker
 from workflows.catalogue import Catalogue
 
@@ -35,7 +37,7 @@ def watch(settings: WatcherSettings) -> None:
     signals = _Signals()
     failures = 0
     first = True
-    lost: tuple[Seat, Worker] | None = None
+    lost: tuple[Seat, Worker, str] | None = None
     while not signals.received.is_set():
         seat = _take_seat(settings, folders, signals, first=first)
         if signals.received.is_set():
@@ -48,6 +50,7 @@ def watch(settings: WatcherSettings) -> None:
         if lost is not None:
             _part_from(*lost, successor=seat)
             lost = None
+        mount = _mount_of(folders)
         worker = signals.worker = Worker(settings, store, seat)
         if signals.received.is_set():  # between the seat and this line
             worker.stop()
@@ -57,7 +60,7 @@ def watch(settings: WatcherSettings) -> None:
         except Fenced:
             hint = "its folder is gone: another watcher took the jobs over, or it was removed; starting anew"
             _log().error("fenced", watcher=seat.wid, hint=hint)
-            lost = seat, worker
+            lost = seat, worker, mount
         except SecondWatcher:
             raise
         except (EdgeError, ForeignSite) as error:
@@ -71,20 +74,41 @@ def watch(settings: WatcherSettings) -> None:
             _log().exception("bug", hint="starting anew; please report this")
             signals.sleep(backoff(failures))
         finally:
+            pardon(seat)
             seat.leave()
             first = False
     _log().info("stopped")
 
 
-def _part_from(seat: Seat, worker: Worker, *, successor: Seat) -> None:
-    """Known only now, since a volume may have been away. Where the old folder lies there again, its jobs are gone on with."""
+def _part_from(seat: Seat, worker: Worker, mount: str, *, successor: Seat) -> None:
+    """Known only now, since a volume may have been away. Where the old folder lies there again, its jobs are gone on with.
+
+    `mount`: of `input/`, as it was.
+    """
     if os.path.isdir(seat.path):
         return
-    worker.abandon()
+    if _mount_of(seat.folders) != mount:  # it is away still, and what lies below its mount point can be written to
+        hint = "another volume lies there now: what ComfyUI has goes on, and is found again when its own is back"
+        _log().warning("other_volume", ids=worker.ids, hint=hint)
+        return
+    # beside the new run: a ComfyUI that hangs may not keep that from its signs of life
+    threading.Thread(target=worker.abandon, name="abandon", daemon=True).start()
     if not has_others(successor) and (worker.ids or worker.waiting):
         _log().error(
             "removed", ids=worker.ids, waiting=worker.waiting, hint="deleted before they ended: drop them again"
         )
+
+
+def _mount_of(folders: Folders) -> str:
+    """The mount that `input/` lies on. Not its device: a folder that is mounted has the one of the folder below."""
+    with suppress(OSError):
+        descriptor = os.open(folders.input, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as file:
+                return next((line for line in file if line.startswith("mnt_id:")), "")
+        finally:
+            os.close(descriptor)
+    return ""
 
 
 def _check(settings: WatcherSettings) -> None:

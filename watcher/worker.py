@@ -1,7 +1,7 @@
 """The life of a job, from a name in `input/` to its final status. One decision thread owns all state.
 
     a hint or a scan names a file           reception, intake       whole? claim it, take it in, or reject it
-    it waits in the inbox                   move_line               the next by rank, when ComfyUI has room
+    it waits in the inbox                   line, waiting           the next by rank, when ComfyUI has room
     an adapter's job is planned             preparation, planning   template filled, pictures fetched, seed drawn
     journalled, then POSTed                 execution, submission
     ComfyUI works                           execution, decisions    look-ups decide, the websocket only wakes
@@ -20,15 +20,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from handoff import documents, log, state, timestamps
+from handoff import log, state
 from handoff.failures import DiskUnavailable, EdgeError, Failure, NotPermitted, Permanent, Reason
 from handoff.masking import mask_urls
+from handoff.pictures import Pictures
 from handoff.settings import WatcherSettings
 from handoff.site import Site
 from handoff.spool import lease, publisher, takeover
 from handoff.spool.journal import Journal
-from handoff.spool.listing import describe_waiting
-from handoff.spool.record import Record
 from handoff.spool.seat import Fenced, Seat
 from handoff.stores.contract import Store
 from watcher import decisions
@@ -38,14 +37,13 @@ from watcher.comfyui import ComfyUI, NotArrived
 from watcher.comfyui_events import ComfyUIEvents
 from watcher.comfyui_watch import ComfyUIWatch
 from watcher.courier import Courier
-from watcher.deadlines import Deadline, read_deadlines
 from watcher.delivery import Delivery
 from watcher.disk import Disk
 from watcher.execution import Execution, Handover
+from watcher.line import Line
 from watcher.live import Jobs, Live, Phase
-from watcher.loop import Loop, Timer
+from watcher.loop import Loop
 from watcher.peers import Peers
-from watcher.pictures import Pictures
 from watcher.planning import Planner
 from watcher.preparation import Preparation
 from watcher.publication import Publication
@@ -58,8 +56,6 @@ from workflows.catalogue import Catalogue
 from workflows.template import Template
 
 SWEEP_S = 30.0
-LOOK_AGAIN = 5  # passed-on jobs that are looked at again at each sweep
-AGAIN_S = 1.0
 BUGS = 5  # unexpected errors of this program on one job before it is given up
 
 
@@ -75,13 +71,9 @@ class Worker:
         self._loop = Loop(intake=1, plan=1, fetch=4, files=2, send=1, comfyui=4, verify=2, bucket=4)
         self._tasks = Tasks(self._loop, self._advance, self._failed)
         self._jobs = Jobs()
-        self._deadlines: dict[str, Timer] = {}
-        self._waiting = Waiting()
-        self._skipped: dict[str, None] = {}
-        """Tokens of waiting jobs that another watcher's ComfyUI can run and ours cannot, the oldest first."""
-        self._fresh: Record | None = None
-        """The job that this watcher took in last: when its turn comes at once, it is not read again."""
         self._swept_at: float | None = None
+        self._not_taken_over: str | None = None
+        """Why a dead watcher's jobs could not be taken over at the last beat."""
         self._stop_by: float | None = None
 
         self._journal = Journal(seat)
@@ -121,6 +113,20 @@ class Worker:
         )
         self._courier = Courier(delivery.put_progress, has_status=lambda id: os.path.lexists(seat.folders.status(id)))
         self._check_site = site.ensure
+        waiting = Waiting()
+        self._line = Line(
+            self._loop,
+            self._tasks,
+            self._jobs,
+            waiting,
+            seat.folders,
+            self._journal,
+            self._disk,
+            self._courier,
+            end=self._end,
+            forget=self._forget,
+            salvage=lambda token: self._recovery.salvage(token),  # noqa: PLW0108 - made below
+        )
         self._publication = Publication(
             self._loop,
             self._tasks,
@@ -151,7 +157,7 @@ class Worker:
             handover=Handover(
                 on_end=self._end,
                 on_sent=self._publication.put_job_document,
-                on_pass=self._pass,
+                on_pass=self._line.pass_on,
             ),
         )
         self._recovery = Recovery(
@@ -162,8 +168,7 @@ class Worker:
             self._comfyui,
             self._execution,
             self._publication,
-            adopt=self._adopt,
-            end=self._end,
+            adopt=self._line.adopt,
         )
         self._events = ComfyUIEvents(
             settings.comfyui_url, lambda event: self._loop.post(partial(self._execution.hear, event))
@@ -174,15 +179,15 @@ class Worker:
             settings,
             planner,
             self._disk,
-            self._waiting,
+            waiting,
             Listener(
-                on_taken=self._meet,
-                on_names=self._meet_names,
+                on_taken=self._line.meet,
+                on_names=self._line.meet_names,
                 on_cancel_mark=lambda id: self._cancellation.take(id),  # noqa: PLW0108 - made below
             ),
         )
         self._cancellation = Cancellation(
-            self._tasks, self._jobs, seat.folders, self._journal, claim=self._claim, reject=self._reception.reject
+            self._tasks, self._jobs, seat.folders, self._journal, claim=self._line.claim, reject=self._reception.reject
         )
 
     # the run
@@ -215,7 +220,7 @@ class Worker:
     @property
     def waiting(self) -> int:
         """How many jobs wait, for whichever watcher."""
-        return len(self._waiting)
+        return len(self._line)
 
     def abandon(self) -> None:
         """After Fenced: what this watcher still has at its ComfyUI is another's to run now."""
@@ -240,7 +245,7 @@ class Worker:
         if self._stop_by is not None:
             return
         self._stop_by = time.monotonic() + self._settings.grace_s
-        self._log.info("stopping", live=len(self._jobs), waiting=len(self._waiting))
+        self._log.info("stopping", live=len(self._jobs), waiting=len(self._line))
         self._reception.close()
         self._execution.close()
         self._release_unsent()
@@ -255,7 +260,7 @@ class Worker:
     def _release_unsent(self) -> None:
         for live in self._jobs:
             if not live.busy and live.record.attempt == 0 and live.phase in (Phase.PLAN, Phase.READY):
-                self._release(live)
+                self._line.release(live)
 
     def _beat(self) -> None:
         """The sign of life, by the thread that does the work: a watcher that hangs falls silent."""
@@ -265,11 +270,11 @@ class Worker:
             self._seat.beat(self._health())
         except OSError as error:
             self._log.warning("beat_failed", error=str(error))
-        if self._stop_by is None:
-            self._look_after_the_dead()
+        if self._stop_by is None and self._take_over_the_dead():
+            self._recovery.resume_all()
+            self._reception.resume_claims()
         if self._swept_at is None or time.monotonic() - self._swept_at > SWEEP_S:
-            for token in list(self._skipped)[:LOOK_AGAIN]:  # who could run them may be gone, or ours may have learnt to
-                del self._skipped[token]
+            self._line.sweep()
             self._tasks.aside("files", partial(self._sweep, thoroughly=self._swept_at is None))
             self._swept_at = time.monotonic()
         self._loop.after(lease.BEAT_S, self._beat)
@@ -281,7 +286,7 @@ class Worker:
             "disk": self._disk.trouble or "ok",
             "events": self._reception.why_polling or "ok",
             "paused": self._reception.paused,
-            "waiting": len(self._waiting),
+            "waiting": len(self._line),
             "inside": len(self._execution),
             "live": len(self._jobs) + len(self._publication),
         }
@@ -300,13 +305,31 @@ class Worker:
             ]
             self._peers.publish(capabilities, workflows)
 
-        self._skipped.clear()
+        self._line.look_again()
         self._tasks.aside("files", tell)
         self._execution.start()
 
     def _disk_recovered(self) -> None:
         self._recovery.resume_all()  # what could not be put back into the inbox meanwhile
         self._reception.scan()
+
+    def _move_line(self) -> None:
+        """Sends what is ready and claims more while ComfyUI has room. At every turn, so that no path can forget it."""
+        if self._stop_by is None:
+            self._line.end_late()
+        self._execution.send_ready()
+        while self._may_claim() and (live := self._line.claim_next()) is not None:
+            self._advance(live)
+            self._execution.send_ready()
+
+    def _may_claim(self) -> bool:
+        return (
+            len(self._line) > 0
+            and self._stop_by is None
+            and not self._reception.paused
+            and self._execution.has_room
+            and self._preparation.has_room
+        )
 
     # one job
 
@@ -321,6 +344,8 @@ class Worker:
             self._end(live, state.Event.CANCELLED, Failure(Reason.CANCELLED))
             return
         if self._stop_by is not None and live.phase in (Phase.PLAN, Phase.READY, Phase.SENT):
+            return
+        if live.phase in (Phase.PLAN, Phase.READY) and self._line.ends(live):
             return
         match live.phase:
             case Phase.PLAN:
@@ -376,124 +401,30 @@ class Worker:
         self._jobs.remove(live)
         self._preparation.leave(live)
         self._execution.leave(live)
-        if (timer := self._deadlines.pop(live.token, None)) is not None:
-            timer.cancel()
-
-    # waiting jobs
-
-    def _meet(self, record: Record) -> None:
-        """A job that this watcher just took in."""
-        self._fresh = record
-        self._courier.tell(describe_waiting(record))
-        if (deadline := Deadline.of(record)) is not None:
-            self._watch_deadline(deadline)
-
-    def _meet_names(self, names: list[str]) -> None:
-        """Jobs that others put into the inbox, or that lay there at the start: their deadlines are not in their names."""
-
-        def found(deadlines: list[Deadline]) -> None:
-            for deadline in deadlines:
-                self._watch_deadline(deadline)
-
-        self._tasks.aside("files", lambda: read_deadlines(self._folders.inbox, names, self._courier.tell), found)
-
-    def _watch_deadline(self, deadline: Deadline) -> None:
-        if deadline.token not in self._deadlines:
-            seconds = max(0.0, deadline.left(timestamps.now()))
-            self._deadlines[deadline.token] = self._loop.after(seconds, partial(self._expire, deadline))
-
-    def _expire(self, deadline: Deadline) -> None:
-        """Ready or not: what ComfyUI does not have by now has waited too long. What it has goes on."""
-        self._deadlines.pop(deadline.token, None)
-        live = self._jobs.get(deadline.token) or self._claim(deadline.token)
-        if live is None or live.phase not in (Phase.PLAN, Phase.READY):
-            return
-        if live.busy:  # being planned, or just being sent
-            self._deadlines[deadline.token] = self._loop.after(AGAIN_S, partial(self._expire, deadline))
-            return
-        self._end(live, state.Event.EXPIRED, Failure(Reason.QUEUE_TIMEOUT, seconds=deadline.timeout_s))
-
-    def _move_line(self) -> None:
-        """Sends what is ready and claims more while ComfyUI has room. At every turn, so that no path can forget it."""
-        self._execution.send_ready()
-        while (
-            len(self._waiting)
-            and self._stop_by is None
-            and not self._reception.paused
-            and self._execution.has_room
-            and self._preparation.has_room
-            and (found := self._waiting.next(self._skipped)) is not None
-        ):
-            live = self._claim(found[1])
-            if live is not None:
-                self._advance(live)
-                self._execution.send_ready()
-
-    def _claim(self, token: str) -> Live | None:
-        """Takes a waiting job out of the inbox, for whatever reason. None: another watcher did."""
-        name = self._waiting.name(token)
-        if name is None:
-            return None
-        self._waiting.discard(token)
-        try:
-            record = self._journal.claim(name, token, known=self._fresh)
-        except documents.UnreadableDocument as error:
-            self._log.error("unreadable_record", file=name, error=str(error))
-            self._recovery.salvage(token)
-            return None
-        except EdgeError as error:
-            if isinstance(error, DiskUnavailable):
-                self._disk.report(error)
-            self._waiting.add(name)
-            return None
-        if record is None or record.token in self._jobs:
-            return None
-        return self._adopt(record)
-
-    def _adopt(self, record: Record) -> Live:
-        phase = Phase.PLAN if record.job is None else Phase.READY
-        live = Live(record=record, document=describe_waiting(record), phase=phase, arrived_at=time.monotonic())
-        live.cancelled = self._journal.is_cancelled(record.id)
-        self._jobs.add(live)
-        if (deadline := Deadline.of(record)) is not None:
-            self._watch_deadline(deadline)
-        return live
-
-    def _release(self, live: Live) -> None:
-        """Back into the inbox, for another watcher or another time."""
-        self._forget(live)
-        try:
-            self._journal.release(live.record)
-        except EdgeError as error:  # it stays in this watcher's folder, for whoever comes next
-            self._log.warning("not_released", id=live.id, error=str(error))
-
-    def _pass(self, live: Live) -> None:
-        self._skipped[live.token] = None
-        self._release(live)
+        self._line.leave(live)
 
     # after a restart or a takeover
 
     def _take_over_the_dead(self) -> bool:
-        """Whether jobs came in. One that trouble interrupted is finished first: nothing may be begun before it is."""
-        taken = takeover.finish_takeovers(self._seat)
-        for wid in self._death_watch.find_dead(time.monotonic()):
-            if takeover.take_over(self._seat, wid):
-                taken = True
-                self._log.warning("took_over", watcher=wid)
-        return taken
-
-    def _look_after_the_dead(self) -> None:
-        """At every beat; while a takeover cannot be finished, what came with it is not touched."""
+        """Whether jobs came in. One that trouble interrupted is finished first, now or at a later beat: until then
+        nothing that came is touched.
+        """
+        taken = False
+        trouble = None
         try:
-            taken = self._take_over_the_dead()
+            taken = takeover.finish_takeovers(self._seat)
+            for wid in self._death_watch.find_dead(time.monotonic()):
+                if takeover.take_over(self._seat, wid):
+                    taken = True
+                    self._log.warning("took_over", watcher=wid)
         except DiskUnavailable as error:
             self._disk.report(error)
         except NotPermitted as error:
-            self._log.error("not_taken_over", error=str(error))
-        else:
-            if taken:
-                self._recovery.resume_all()
-                self._reception.resume_claims()
+            trouble = str(error)
+            if trouble != self._not_taken_over:
+                self._log.error("not_taken_over", error=trouble)
+        self._not_taken_over = trouble
+        return taken
 
     def _recall(self, token: str) -> None:
         if self._stop_by is None:

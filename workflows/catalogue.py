@@ -12,10 +12,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from handoff.decode import excerpt
 from handoff.failures import Failure, Reason, Unavailable
+from handoff.graph import check_graph
+from handoff.job import Job, apply_set
 from handoff.messages import nearest
+from workflows.filling import find_failures
 from workflows.template import NAME, Broken, Template, find_name_problem, parse
 
 SHIPPED = Path(__file__).parent
@@ -106,6 +110,22 @@ class Catalogue:
         if not _is_changing(signature):
             self._known[name] = _Known(signature, entry)
         return entry
+
+
+def find_problems(job: Job, catalogue: Catalogue) -> list[Failure]:
+    """Everything in which the watcher would find fault, as far as it can be told from here."""
+    try:
+        graph: Any = job.graph
+        if job.workflow is not None:
+            template = catalogue.get(job.workflow)
+            if failures := find_failures(template, job.params):
+                return failures
+            graph = template.graph
+        check_graph(graph)
+        check_graph(apply_set(graph, job.overrides))
+    except Failure as failure:
+        return [failure]
+    return []
 
 
 def _sign(path: str) -> _Sign | None:

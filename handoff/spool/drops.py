@@ -12,7 +12,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from handoff import durable, log, timestamps
@@ -23,14 +23,12 @@ from handoff.messages import Language
 from handoff.spool import reservations
 from handoff.spool.record import Record
 from handoff.spool.seat import Fenced, Seat
-from handoff.spool.suspicion import working_at
+from handoff.spool.suspicion import acquit, working_at
 from handoff.status import describe_failure
 
 NAME_LIMIT = 200  # bytes of a job file's name; longer ones are rejected, as the names made from it would not fit
 _FOLDER_LIMIT = 255  # bytes, the usual limit of a name in a folder
-_NUMBERED = range(
-    2, 10
-)  # a rejected name that is taken gets one of these numbers, and after the last its token's beginning
+_NUMBERED = range(2, 10)  # for rejected names that are taken; after the last comes the token's beginning
 _TOKEN_SHOWN = 8
 _REASON = ".reason.json"
 _REASON_LIMIT = 1 << 20
@@ -43,6 +41,8 @@ class Claim:
 
     stamp: str
     name: str
+    uptime: str | None = field(default=None, compare=False)
+    """`timestamps.uptime` at the claim; of what another process claimed only the wall clock's time is known."""
 
     @property
     def file_name(self) -> str:
@@ -79,7 +79,7 @@ class Drops:
     def claim(self, name: str) -> Claim | None:
         """Takes a file out of `input/`. None: somebody else did. Raises Fenced, Unavailable."""
         stamp = f"{timestamps.now().strftime(_TIME)}-{secrets.token_hex(8)}"
-        claim = Claim(stamp=stamp, name=_cut(name, _FOLDER_LIMIT - len(f"c-{stamp}~")))
+        claim = Claim(stamp=stamp, name=_cut(name, _FOLDER_LIMIT - len(f"c-{stamp}~")), uptime=timestamps.uptime())
         with self._seat.power(), durable.disk_errors(self._folders.input):
             try:
                 os.rename(f"{self._folders.input}/{name}", self.path(claim))
@@ -197,6 +197,7 @@ class Drops:
                 return None
             name = inbox_name(record.rank, record.token)
             self._on_publish(name)
+            acquit(self._seat, record.token)  # before somebody can claim it, and work at it under this name
             os.rename(made, f"{self._folders.inbox}/{name}")
         return TakenIn(id=record.id, inbox_name=name, record=record)
 
@@ -224,6 +225,7 @@ class Drops:
             for claim in claims:
                 with suppress(FileNotFoundError):
                     os.unlink(self.path(claim))
+                acquit(self._seat, claim.stamp)
 
     def reject(self, claim: Claim, failure: Failure, language: Language) -> str:
         """Moves a claim to `rejected/`, bytes untouched, beside the reason. Returns its name there.
@@ -244,6 +246,7 @@ class Drops:
                 os.rename(self.path(claim), target)
             os.unlink(scratch)
             durable.sync_folder(self._folders.rejected)
+            acquit(self._seat, claim.stamp)
             return name
 
     def _reserve_name(self, reason: str, target: str, claim: Claim) -> bool:

@@ -10,11 +10,12 @@ import time
 from contextlib import suppress
 
 from handoff import durable, log
-from handoff.documents import UnreadableDocument
+from handoff.documents import DamagedDocument, UnreadableDocument
 from handoff.folders import FOLDER_MODE, work_folder
 from handoff.job import inbox_name
 from handoff.spool.record import Record
 from handoff.spool.seat import Seat
+from handoff.spool.suspicion import acquit
 from handoff.status import StatusDocument
 
 FEED_BYTES = 1 << 20  # about ten thousand changes
@@ -27,13 +28,16 @@ class Journal:
         self._folders = seat.folders
         self._left_marks: set[str] = set()
         """Ids of finished jobs whose cancel mark cannot be removed: each is named once."""
+        self._flushed: set[str] = set()
+        """Ids of live jobs whose folder is known to survive a power loss."""
 
     # waiting jobs
 
     def claim(self, name: str, token: str, *, known: Record | None = None) -> Record | None:
         """Takes a job out of the inbox. None: another watcher did. `known` is not read again, if it is this one.
 
-        Raises Fenced, Unavailable (the job lies in the inbox as before), UnreadableDocument (it stays in the seat).
+        Raises Fenced, Unavailable or UnreadableDocument (of a newer version, or closed to us: either way it lies in the
+        inbox as before), DamagedDocument (it stays in the seat).
         """
         waiting, path = f"{self._folders.inbox}/{name}", self._seat.record_path(token)
         with self._seat.power(), durable.disk_errors(self._folders.inbox):
@@ -47,9 +51,10 @@ class Journal:
                 return known
             try:
                 return Record.read(path)
-            except (
-                OSError
-            ):  # too many open files, for example: in the seat of a living watcher nobody would look for it
+            except DamagedDocument:
+                raise
+            except (OSError, UnreadableDocument):
+                # too many open files, for example: in the seat of a living watcher nobody would look for it
                 with suppress(OSError):
                     os.rename(path, waiting)
                 raise
@@ -60,6 +65,7 @@ class Journal:
             os.rename(
                 self._seat.record_path(record.token), f"{self._folders.inbox}/{inbox_name(record.rank, record.token)}"
             )
+        acquit(self._seat, record.token)
 
     def records(self) -> list[Record]:
         """All live jobs of this seat: after a start and after a takeover. Damaged ones and newer ones are named and left alone.
@@ -116,10 +122,21 @@ class Journal:
     def publish_status(self, document: StatusDocument, token: str, *, durable_write: bool) -> None:
         """Replaces `status.json`. `running` and progress promise nothing and may do without the fsync."""
         self._publish(document.id, "status.json", document.to_bytes(), token, durable_write=durable_write)
-        if document.done:  # also where a killed predecessor made the folder
+        if durable_write and document.id not in self._flushed:  # also where a killed predecessor made the folder
             with durable.disk_errors(self._folders.output):
                 durable.sync_folder(self._folders.output)
+            self._flushed.add(document.id)
         self.announce(document.id)
+
+    def secure_decision(self, record: Record) -> None:
+        """Flushes a final status that was found: whoever published it may have been killed before its name was durable.
+
+        Raises Fenced, DiskUnavailable.
+        """
+        own = (self._folders.job(record.id), self._folders.output, self._folders.ids, self._seat.path)
+        with self._seat.power(), durable.disk_errors(self._folders.job(record.id)):
+            for folder in own:
+                durable.sync_folder(folder)
 
     def publish_job_document(self, id: str, data: bytes, token: str) -> None:
         self._publish(id, "job.json", data, token, durable_write=True, sync_folder=False)  # the final status does that
@@ -174,9 +191,8 @@ class Journal:
             except OSError as error:
                 if error.errno not in (errno.ELOOP, errno.ENXIO):
                     raise
-                os.unlink(
-                    f"{self._seat.pen}/feed"
-                )  # a link or a pipe that somebody put there; readers do without a hint
+                # a link or a pipe that somebody put there; readers do without a hint
+                os.unlink(f"{self._seat.pen}/feed")
                 return
             try:
                 if os.fstat(descriptor).st_size > FEED_BYTES:
@@ -194,6 +210,8 @@ class Journal:
         with self._seat.power(), durable.disk_errors(folder):
             _make_folder(folder)
             os.rename(self._seat.record_path(record.token), f"{folder}/{record.id}")
+        self._flushed.discard(record.id)
+        acquit(self._seat, record.token)
 
     def clear_work(self) -> None:
         """Removes work folders whose job is over. Old ones only, since another watcher's ComfyUI may still write there."""
@@ -221,21 +239,24 @@ class Journal:
     def _make_job_folder(self, id: str) -> None:
         path = self._folders.job(id)
         with durable.disk_errors(path):
-            _make_folder(path)
+            if _make_folder(path):  # retention, or a person, removed the one that was flushed
+                self._flushed.discard(id)
 
 
-def _make_folder(path: str) -> None:
-    """A link in its place is no folder of ours: it is removed, since whatever is renamed through it would lie elsewhere."""
+def _make_folder(path: str) -> bool:
+    """False: it is there. A link in its place is no folder of ours: it is removed, since whatever is renamed through it would
+    lie elsewhere.
+    """
     while True:
         try:
             os.mkdir(path)
         except FileExistsError:
             if not os.path.islink(path):
-                return
+                return False
             _remove(path)
         else:
             os.chmod(path, FOLDER_MODE)
-            return
+            return True
 
 
 def _remove(path: str) -> None:

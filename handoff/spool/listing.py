@@ -8,7 +8,7 @@ import heapq
 import os
 import re
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -44,11 +44,19 @@ def find_status(folders: Folders, id: str) -> StatusDocument | Tombstone | None:
     """
     if not is_id(id):
         return None
-    published = _find(StatusDocument, folders.status(id))
-    if published is not None:
-        return published
-    reserved = _find_reservation(folders, id)
+    published = find_document(folders, id)
+    return published if published is not None else find_reserved(folders, id)
+
+
+def find_reserved(folders: Folders, id: str) -> StatusDocument | Tombstone | None:
+    """What the reservation alone says of a job, wherever it is now: that it was accepted, or that it was removed."""
+    reserved = find_reservation(folders, id)
     return describe_waiting(reserved) if isinstance(reserved, Record) else reserved
+
+
+def find_document(folders: Folders, id: str) -> StatusDocument | None:
+    """What a watcher published of a job in `output/`."""
+    return _find(StatusDocument, folders.status(id)) if is_id(id) else None
 
 
 def find_record(folders: Folders, id: str) -> Record | None:
@@ -68,12 +76,12 @@ def locate(folders: Folders, id: str) -> str | None:
         for path in _possible_places(folders, id):
             if os.path.lexists(path):
                 return path
-    reserved = _find_reservation(folders, id)
+    reserved = find_reservation(folders, id)
     return folders.reservation(id) if isinstance(reserved, Record) else None
 
 
 def _possible_places(folders: Folders, id: str) -> Iterator[str]:
-    reserved = _find_reservation(folders, id)
+    reserved = find_reservation(folders, id)
     if isinstance(reserved, Record):
         yield f"{folders.inbox}/{inbox_name(reserved.rank, reserved.token)}"
         for folder in _seats(folders):
@@ -108,7 +116,10 @@ def describe_waiting(record: Record) -> StatusDocument:
     )
 
 
-def _find_reservation(folders: Folders, id: str) -> Record | Tombstone | None:
+def find_reservation(folders: Folders, id: str) -> Record | Tombstone | None:
+    """The job as it was accepted, wherever it is now, or what retention left of it."""
+    if not is_id(id):
+        return None
     path = folders.reservation(id)
     try:
         data = durable.read_file(path, _RECORD_LIMIT)
@@ -157,27 +168,43 @@ class Listing:
     unreadable: Sequence[str]
 
 
+FindStatus = Callable[[str], StatusDocument | None]
+"""What was published of a job."""
+
+
 def list_jobs(
-    folders: Folders, *, statuses: Collection[Status] = frozenset(Status), workflow: str | None = None, limit: int = 50
+    folders: Folders,
+    *,
+    statuses: Collection[Status] = frozenset(Status),
+    workflow: str | None = None,
+    owner: str | None = None,
+    limit: int = 50,
+    find_published: FindStatus | None = None,
+    most_read: int | None = None,
 ) -> Listing:
     """Unfinished jobs, newest first, then finished ones, those sent last first. Opens little more than it returns,
-    except for what the filters drop, and never more than MOST_READ documents.
+    except for what the filters drop, and never more than `most_read` documents (MOST_READ).
+
+    `find_published` is for readers that have no `output/`; it may raise UnreadableDocument.
     """
-    look = _Look(folders)
+    look = _Look(folders, find_published or (lambda id: find_document(folders, id)))
+    most_read = most_read or MOST_READ
     unfinished = look.unfinished(waiting=Status.QUEUED in statuses)
     found: dict[str, StatusDocument] = {}
     for document in chain(unfinished, look.finished() if FINAL & set(statuses) else ()):
-        if document.status in statuses and workflow in (None, document.workflow):
+        wanted = document.status in statuses and workflow in (None, document.workflow)
+        if wanted and owner in (None, document.owner):
             found.setdefault(document.id, document)
-        if len(found) > limit or look.opened >= MOST_READ:
+        if len(found) > limit or look.opened >= most_read:
             break
-    more = len(found) > limit or look.opened >= MOST_READ
+    more = len(found) > limit or look.opened >= most_read
     return Listing(jobs=list(islice(found.values(), limit)), more=more, unreadable=look.unreadable)
 
 
 @dataclass
 class _Look:
     folders: Folders
+    find_published: FindStatus
     opened: int = 0
     unreadable: list[str] = field(default_factory=list)
 
@@ -228,10 +255,20 @@ class _Look:
     def _status(self, id: str) -> StatusDocument | None:
         self.opened += 1
         try:
-            return _find(StatusDocument, self.folders.status(id))
+            return self.find_published(id)
         except UnreadableDocument as error:
             self.unreadable.append(str(error))
             return None
+
+
+def list_unfinished(folders: Folders) -> Iterator[str]:
+    """Paths of all files from which a job may still come about or go on: drops, records on their way in, claims, journals.
+
+    What moves on meanwhile may be missed; a second look finds it.
+    """
+    yield from (f"{folders.input}/{name}" for name in _names(folders.input) if name.lower().endswith(".json"))
+    for folder in (folders.tmp, folders.inbox, *_seats(folders)):
+        yield from (f"{folder}/{name}" for name in _names(folder) if not name.startswith("from-"))
 
 
 def _moment(entry: tuple[str, Record]) -> str:
@@ -275,6 +312,23 @@ def _names(folder: str) -> list[str]:
         return []
     except OSError as error:
         raise Unavailable(f"cannot list {folder}: {error.strerror}") from error
+
+
+def find_unfinished(folders: Folders) -> dict[str, str]:
+    """The record's path of every job that is not over, by token. Opens nothing."""
+    found = {
+        token: f"{folders.inbox}/{name}" for name in _names(folders.inbox) if (token := inbox_token(name)) is not None
+    }
+    return found | {os.path.basename(path).removeprefix("r-"): path for path in _live_records(folders)}
+
+
+def find_owner(path: str) -> str | None:
+    """Whose record lies there. None where it was moved on, or cannot be read."""
+    try:
+        record = _find_record(path)
+    except UnreadableDocument:
+        return None
+    return None if record is None else record.owner
 
 
 def _text(value: object) -> str | None:

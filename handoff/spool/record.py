@@ -50,6 +50,9 @@ class Try(_Part):
     strike: bool = False
 
 
+MOST_ATTEMPTS = 1000  # far more than any job gets; in a stranger's record the number could be any
+
+
 class Record(Document):
     """`job` is None where an adapter published it; the watcher then plans it after the claim. `attempt` 0: nothing was sent."""
 
@@ -65,7 +68,7 @@ class Record(Document):
     priority: int = Field(default=0, ge=-PRIORITY, le=PRIORITY)
     body: dict[str, Any]
     job: Plan | None = None
-    attempt: int = 0
+    attempt: int = Field(default=0, ge=0, le=MOST_ATTEMPTS)
     prompt_id: str | None = None
     server: str | None = None
     journalled_at: str | None = None

@@ -2,6 +2,8 @@
 
 The name tells the token, the reservation the id: it is another file since the first attempt, and before that the same
 one under another name. The work folders tell how many attempts there were, since each is made before its POST.
+
+Nothing is written: a whole record with an attempt and no end would be taken for a job that goes on. Its end is decided first.
 """
 
 import os
@@ -9,35 +11,37 @@ from contextlib import suppress
 
 from handoff import timestamps
 from handoff.documents import DamagedDocument, UnreadableDocument
+from handoff.durable import disk_errors
 from handoff.folders import Folders
 from handoff.job import prompt_id
-from handoff.spool.journal import Journal
-from handoff.spool.record import Record
+from handoff.spool.record import MOST_ATTEMPTS, Record
 from handoff.spool.seat import Seat
 
 
 def rebuild(seat: Seat, token: str) -> Record | None:
-    """Writes a record in the place of the damaged one, for the job to be ended by.
+    """The record for the job to be ended by.
 
-    None, and nothing is touched: it is not damaged (but of a newer version, or closed to us), or nobody knows whose it was.
-    Raises Fenced, Unavailable.
+    None: it is not damaged (but of a newer version, or closed to us), or nobody knows whose it was. Raises Fenced, OSError.
     """
     path = seat.record_path(token)
-    with seat.power():
+    with seat.power(), disk_errors(path):
         try:
-            Record.read(path)
+            record = Record.read(path)
         except DamagedDocument:
             reserved = _find_reserved(seat.folders, token, os.lstat(path).st_ino)
         except UnreadableDocument:
             return None
         else:
+            return record if lacks_plan(record) else None
+        if reserved is None:
             return None
-    if reserved is None:
-        return None
-    attempt = _count_attempts(seat.folders, token)
-    record = reserved.evolve(attempt=attempt, prompt_id=prompt_id(token, attempt) if attempt else None)
-    Journal(seat).write(record)
-    return record
+        attempt = _count_attempts(seat.folders, token)
+    return reserved.evolve(attempt=attempt, prompt_id=prompt_id(token, attempt) if attempt else None)
+
+
+def lacks_plan(record: Record) -> bool:
+    """Whether it is what earlier versions left that were killed between the two: sent, and nobody knows with what graph."""
+    return record.attempt > 0 and record.job is None
 
 
 def _find_reserved(folders: Folders, token: str, inode: int) -> Record | None:
@@ -56,4 +60,5 @@ def _find_reserved(folders: Folders, token: str, inode: int) -> Record | None:
 
 def _count_attempts(folders: Folders, token: str) -> int:
     names = [name.rpartition("-") for name in os.listdir(folders.work)]
-    return max((int(number) for name, _, number in names if name == token and number.isdecimal()), default=0)
+    numbers = [int(number) for name, _, number in names if name == token and number.isdecimal()]
+    return max((number for number in numbers if number <= MOST_ATTEMPTS), default=0)  # others are a stranger's

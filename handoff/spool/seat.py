@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from threading import Lock
 from typing import Any
 
 from handoff.durable import disk_errors, write_file
@@ -43,6 +44,7 @@ class Seat:
         self.folders = folders
         self.server = server
         self.wid = secrets.token_hex(8)
+        self.suspects = Lock()  # see `suspicion`
         self.path = folders.watcher(self.wid)
         self.pen = folders.pen(self.wid)
         prove(folders)

@@ -5,6 +5,7 @@ lease's time on *our own* monotonic clock. Another GPU's watcher may not go by t
 has the prompt, and its watcher may be back in two seconds. No wall clock, since one that is set forward would kill the living.
 """
 
+import errno
 import os
 import shutil
 import stat
@@ -19,6 +20,7 @@ from handoff.spool.seat import TRIAL, Fenced, Seat, SecondWatcher, other_watcher
 AGAIN_S, PATIENCE = 0.05, 40  # seconds between two tries, and how many
 MOVED = ("c-", "b-", "x-", "r-", "from-")
 """In this order: `c-` before `b-`, else its owner could see a claim without the job made of it, and take it in again."""
+_NOT_EMPTY = (errno.ENOTEMPTY, errno.EEXIST)
 STARTING_S = 60.0  # a watcher that has not finished starting by then died while it did
 
 
@@ -80,15 +82,28 @@ def finish_takeovers(seat: Seat) -> bool:
     """Empties every `from-*` folder, also one that a watcher left behind which died while taking over. False: none was there.
 
     Before anything else: a job that was worked on earlier could be journalled twice or never come to rest.
+    Raises Fenced, DiskUnavailable, and NotPermitted for what cannot be removed: come by again.
     """
+    folders: list[str] = []
     with seat.power(), disk_errors(seat.path):
-        if not any(name.startswith("from-") for name in os.listdir(seat.path)):
-            return False
-        while folders := sorted(name for name in os.listdir(seat.path) if name.startswith("from-")):
+        for number in range(PATIENCE):
+            folders = _find_unfinished(seat)
+            if not folders:
+                return number > 0
             emptied = [_finish_takeover(seat, name) for name in folders]
             if not all(emptied):
                 time.sleep(AGAIN_S)
-        return True
+    raise NotPermitted(f"{seat.path}/{folders[0]} does not get empty: see who still writes there")
+
+
+def is_unfinished(seat: Seat) -> bool:
+    """Whether a takeover could not be finished: until it is, nothing that came with it may be gone on with. Raises Fenced."""
+    with seat.power():
+        return bool(_find_unfinished(seat))
+
+
+def _find_unfinished(seat: Seat) -> list[str]:
+    return sorted(name for name in os.listdir(seat.path) if name.startswith("from-"))
 
 
 def _finish_takeover(seat: Seat, name: str) -> bool:
@@ -112,18 +127,26 @@ def _finish_takeover(seat: Seat, name: str) -> bool:
         os.rmdir(folder)
     except FileNotFoundError:
         return True
-    except OSError:
+    except OSError as error:
+        if error.errno not in _NOT_EMPTY:
+            raise
         return False
     return True
 
 
 def _remove(path: str) -> None:
+    """Whatever it is. It may still be there afterwards, if somebody puts something in or removes it at the same time."""
     try:
         os.unlink(path)
     except FileNotFoundError:
         return
-    except (IsADirectoryError, PermissionError):
-        shutil.rmtree(path, ignore_errors=True)
+    except IsADirectoryError:
+        try:
+            shutil.rmtree(path)
+        except OSError as error:
+            if error.errno not in (*_NOT_EMPTY, errno.ENOENT):
+                error.filename = path  # it was a mere name, relative to a folder inside
+                raise
 
 
 def _remove_pen(seat: Seat, wid: str) -> None:
@@ -149,11 +172,12 @@ def clear_leftovers(seat: Seat, *, thoroughly: bool) -> None:
     for folder in (*small, *large) if thoroughly else small:
         for name in os.listdir(folder):
             is_pen = folder == folders.pens and name.startswith("w-")
-            is_start = folder == folders.spool and name.startswith("new-")
+            is_start = folder in (folders.spool, folders.pens) and name.startswith("new-")
             if is_pen and os.path.lexists(folders.watcher(name.removeprefix("w-"))):
                 continue
             if (is_pen or is_start or name.startswith(TRIAL)) and _is_old(f"{folder}/{name}"):
-                _remove(f"{folder}/{name}")
+                with suppress(OSError):  # another user's: it harms nobody
+                    _remove(f"{folder}/{name}")
 
 
 def _is_old(path: str) -> bool:

@@ -23,10 +23,10 @@ pytestmark = pytest.mark.xdist_group("cli-commands")  # one house for all
 
 COMMANDS = (
     "watch", "submit", "status", "show", "list", "cancel", "retry", "pause", "resume", "health",
-    "workflows list", "workflows check", "simulator", "config", "doctor", "demo",
+    "workflows list", "workflows check", "simulator", "config", "doctor", "demo", "serve", "keys new", "dify export",
 )  # fmt: skip
 ID = "poster-20261124-083015-k7q"
-LONG_RUNNING = {"watch": "watching", "simulator": "ComfyUI simulator:"}
+LONG_RUNNING = {"watch": "watching", "serve": "serving", "simulator": "ComfyUI simulator:"}
 """What tells that it works."""
 
 
@@ -83,7 +83,9 @@ class TestExamples:
         assert run("list") == 0
         assert house.call("status", f"{ID}-r1", "--json").expect(0).json["status"] == "succeeded"
 
-    @pytest.mark.parametrize("command", ["health", "workflows list", "workflows check", "config"])
+    @pytest.mark.parametrize(
+        "command", ["health", "workflows list", "workflows check", "config", "keys new", "dify export"]
+    )
     def test_on_its_own(self, house: House, command: str) -> None:
         (example,) = read_examples(house, command)
         assert self.run(house, example) == 0
@@ -115,7 +117,10 @@ class TestExamples:
         (example,) = read_examples(place, command)
         for name in ("input", "output"):
             (place.root / name).mkdir()
-        example = example.replace("/comfyui/", f"{place.root}/").replace("--port 8188", "--port 0")
+        (place.root / "keys.txt").write_text(place.call("keys", "new", "shop").expect(0).out)
+        example = (
+            example.replace("/comfyui/", f"{place.root}/").replace("--port 8188", "--port 0").replace(":8080", ":0")
+        )
         log = place.root / "log"
         shell = f'handoff() {{ exec "{sys.executable}" -m handoff_cli "$@"; }}; {example}'
         with log.open("w") as output:

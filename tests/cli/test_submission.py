@@ -13,9 +13,9 @@ from PIL import Image
 from handoff.decode import body_sha256
 from handoff.job import ID_LENGTH, is_id
 from handoff.spool.listing import find_record
+from handoff.spool.publisher import make_retry, retry_id
 from handoff.spool.record import Plan, Record
 from handoff_cli.exits import Exit, Stopped
-from handoff_cli.jobs import make_retry, retry_id
 from handoff_cli.local_pictures import find_local
 from handoff_cli.submission import Request
 from tests.cli.conftest import Place

@@ -26,6 +26,7 @@ from tests.servers.watcher import Watcher, start_watcher
 
 SHARES = 4
 """Tests into which the points are dealt, so that several processors can work on them."""
+TRIES = 3  # how often a life is lived in which the call does not come
 SETTINGS: dict[str, Any] = {"settle_s": 0.3, "scan_s": 0.5, "watcher_name": "one"}
 
 _heights = itertools.count(2048, 8)
@@ -149,10 +150,10 @@ def test_killed_at_every_call_to_comfyui_and_to_the_bucket(
 ) -> None:
     mine = cases[share::SHARES] if SOAK else cases
     with open_site(s3_server) as site:
-        missed = {case for case in mine if not meet(site, case)}
+        missed = {case for case in mine if not any(meet(site, case) for _ in range(TRIES))}
         check_nothing_is_left(site.house.volume, site.start)
         note(points=len(mine), kills=len(mine) - len(missed), not_met=len(missed), **site.house.count())
-    assert len(missed) <= len(mine) // 10, missed
+    assert len(missed) <= len(mine) // 20, missed
 
 
 def meet(site: Site, case: Case) -> bool:

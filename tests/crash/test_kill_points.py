@@ -28,6 +28,7 @@ TRACER = Path(__file__).with_name("tracer.py")
 SETTINGS: dict[str, Any] = {"settle_s": 0.3, "scan_s": 0.5, "watcher_name": "one"}
 SHARES = 16
 """Tests into which the points are dealt, so that several processors can work on them."""
+TRIES = 3  # how often a life is lived in which the call does not come
 
 
 @dataclass(frozen=True)
@@ -104,10 +105,10 @@ def cases() -> list[Case]:
 def test_killed_at_every_call_that_changes_a_file(cases: list[Case], share: int, note: Note) -> None:
     mine = cases[share::SHARES] if SOAK else cases
     with open_house() as house:
-        missed = {case for case in mine if not meet(house, case)}
+        missed = {case for case in mine if not any(meet(house, case) for _ in range(TRIES))}
         check_nothing_is_left(house.volume, house.start)
         note(points=len(mine), kills=len(mine) - len(missed), not_met=len(missed), **house.count())
-    assert len(missed) <= len(mine) // 10, missed
+    assert len(missed) <= len(mine) // 20, missed
 
 
 def meet(house: House, case: Case) -> bool:

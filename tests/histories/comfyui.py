@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from handoff.failures import Failure, Reason
+from handoff.graph import Graph
 from tests.histories.clock import Clock
 from tests.histories.process import NEVER, Process
 from tests.spool.actors import current, step
 from watcher.comfyui import ComfyUI as HttpClient
 from watcher.comfyui import FolderType, NotArrived, Unclear
 from watcher.comfyui_events import Event
-from watcher.graph import Graph
 from watcher.prompts import Prompt, PromptState, Queue, RunError, Tag
 
 CLASSES = ("EmptyImage", "ProbeSleep", "SaveImage")

@@ -16,8 +16,8 @@ from handoff import timestamps
 from handoff.decode import canonical
 from handoff.job import parse_job
 from handoff.spool.listing import find_record
+from handoff.spool.publisher import make_retry
 from handoff.spool.record import Record
-from handoff_cli.jobs import make_retry
 from tests.histories import bucket, comfyui
 from tests.histories.process import Process
 from tests.histories.world import URLS, Body, World, run
@@ -155,6 +155,7 @@ class Installation(RuleBasedStateMachine):
     @rule(id=IDS)
     def cancel(self, id: str) -> None:
         self.cancelled.add(id)
+        self.world.counts["cancels"] += 1
         self.world.cancel(id)
 
     @precondition(lambda self: any(not end["ok"] for end in self.world.ends.values()))
@@ -237,21 +238,25 @@ class Installation(RuleBasedStateMachine):
             server.restart()
             self.world.counts["restarts"] += 1
         elif server.up:
+            self.world.counts["comfyui_outages"] += 1
             server.go_away()
         else:
             server.come_back()
 
     @rule(url=st.sampled_from(URLS), accident=st.sampled_from(get_args(comfyui.Accident)))
     def a_post_will_fail(self, url: str, accident: comfyui.Accident) -> None:
+        self.world.counts["failing_posts"] += 1
         self.world.comfyuis[url].accidents.append(accident)
 
     @rule(url=st.sampled_from(URLS), outcome=st.sampled_from(get_args(comfyui.Outcome)))
     def a_run_will_fail(self, url: str, outcome: comfyui.Outcome) -> None:
+        self.world.counts["failing_runs"] += 1
         self.world.comfyuis[url].outcomes.append(outcome)
 
     @rule(accident=st.sampled_from([None, *get_args(bucket.Accident)]))
     def the_bucket_fails(self, accident: bucket.Accident | None) -> None:
         """Its next put; or it is away, until this happens again."""
+        self.world.counts["bucket_failures"] += 1
         if accident is not None:
             self.world.bucket.accidents.append(accident)
         else:
@@ -259,11 +264,13 @@ class Installation(RuleBasedStateMachine):
 
     @rule()
     def the_disk_fills_or_empties(self) -> None:
+        self.world.counts["full_disks"] += not self.world.disk_full
         self.world.disk_full = not self.world.disk_full
 
     @rule(seconds=st.sampled_from([-7200.0, 0.0, 7200.0]))
     def the_clock_is_set(self, seconds: float) -> None:
         """Or, with 0, the files' own times are: they look old."""
+        self.world.counts["clock_jumps"] += seconds != 0
         self.world.clock.jump += seconds
         if not seconds:
             self.world.age()

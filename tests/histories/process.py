@@ -115,6 +115,8 @@ class Process(Actor):
     def step(self, call: Call) -> None:
         if self.dead:
             raise Killed
+        if self._outside:
+            return
         if self.is_full() and _wants_room(call):
             self.met_a_full_disk = True
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(call.args[0]) if call.args else None)

@@ -92,8 +92,27 @@ def play(histories: list[History], fault: str | None) -> None:
             here.teardown()
 
 
+SAID = {
+    "nothing_flushed": "the bytes are not flushed",
+    "files_not_flushed": "the bytes are not flushed",
+    "folders_not_flushed": "answered, and the name of",
+    "final_status_not_flushed": "told of, and the name of",
+    "journal_after_the_post": "sent, and the name of",
+    "status_before_objects": "which is not there",
+    "decision_after_the_bucket": "is not what was decided",
+    "claim_by_copy": "lost or doubled",
+    "no_fencing": "'event': 'bug'",
+    "pen_left_to_the_dead": "cat was final, and changed",
+    "check_then_write": "cat was final, and changed",
+    "no_look_up_before_resubmitting": "cat was executed 2 times",
+    "no_quiet_time": "cat was executed 2 times",
+    "mark_removed_before_the_decision": "was removed before its end was decided",
+    "outputs_not_verified": "this is not what was drawn for it",
+}
+
+
 @pytest.mark.parametrize("fault", HISTORIES)
 def test_a_history_shows(fault: str) -> None:
     play(HISTORIES[fault], None)
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError, match=SAID[fault]):
         play(HISTORIES[fault], fault)

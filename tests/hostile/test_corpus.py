@@ -10,6 +10,7 @@ import pytest
 from handoff.decode import decode
 from handoff.failures import Failure
 from handoff.job import parse_job
+from handoff.pictures import NotYet, Pictures
 from tests.e2e.conftest import StartWatcher
 from tests.e2e.jobs import canvas
 from tests.e2e.promises import check_promises
@@ -17,7 +18,6 @@ from tests.e2e.volume import Volume, eventually
 from tests.figures import Note
 from tests.hostile.corpus import RUN, read_corpus
 from tests.servers.simulator import Simulator
-from watcher.pictures import NotYet, Pictures
 from watcher.planning import Planner
 from workflows.catalogue import Catalogue
 

@@ -16,9 +16,12 @@ from PIL import Image
 from handoff.decode import canonical, decode
 from handoff.documents import UnreadableDocument
 from handoff.failures import Failure
+from handoff.fetch import judge_url, shown
+from handoff.graph import Graph, check_graph
 from handoff.job import apply_set, open_seeds, parse_job
 from handoff.masking import mask_value
 from handoff.messages import render
+from handoff.pictures import Limits, _DecodeError, _measure
 from handoff.spool.record import Record, Tombstone
 from handoff.status import StatusDocument, describe_failure
 from tests.conftest import SOAK
@@ -31,10 +34,8 @@ from watcher.capabilities import Capabilities, choices, lacks, read_capabilities
 from watcher.collector import listed, name_outputs
 from watcher.comfyui import Unclear, _validate
 from watcher.comfyui_events import read_event
-from watcher.fetch import judge_url, shown
-from watcher.graph import Graph, attempt_graph, check_graph, clean_graph, denied, hide_secrets, masked_graph
+from watcher.graph import attempt_graph, clean_graph, denied, hide_secrets, masked_graph
 from watcher.media import Broken, examine
-from watcher.pictures import Limits, _DecodeError, _measure
 from watcher.prompts import HistoryEntry, JobAnswer, QueueAnswer, failure_of
 from watcher.refusals import PromptAnswer, read_refusal, read_unknown_refusal
 from workflows.catalogue import Catalogue

@@ -20,7 +20,7 @@ from tests.figures import Note
 from tests.hostile.liar import lying
 from tests.servers.simulator import Simulator
 from tests.servers.watcher import ROOT
-from tests.watcher.test_fetch import reply, serving
+from tests.test_fetch import reply, serving
 
 NAMED = (
     "api_key", "apiKey", "API-KEY", "token", "access_token", "auth_token_comfy_org", "api_key_comfy_org", "password",

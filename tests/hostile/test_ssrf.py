@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from handoff.failures import Failure, Reason
+from handoff.fetch import fetch
 from tests.figures import Note
-from tests.watcher.test_fetch import LISTED, reply, serving
-from watcher.fetch import fetch
+from tests.test_fetch import LISTED, reply, serving
 
 CORPUS: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_name("ssrf.toml").read_text("utf-8"))
 

@@ -8,6 +8,7 @@ from statistics import median
 
 import pytest
 
+from handoff.hints import read_kinds
 from handoff.spool import lease
 from tests.conftest import SOAK
 from tests.e2e.conftest import StartWatcher
@@ -17,7 +18,6 @@ from tests.e2e.volume import Volume, eventually
 from tests.figures import Note
 from tests.machine.mounts import as_user, bindfs, share, sysctl
 from tests.servers.simulator import Simulator
-from watcher.hints import read_kinds
 from watcher.reception import POLLING_S
 
 NEVER_S = 600  # between two scans: what is found is found for another reason
@@ -57,7 +57,7 @@ def test_inotify_limit_reached(volume: Volume, simulator: Simulator, watch: Star
         volume.succeed(*names)
         eventually(lambda: health(volume).get("events", "ok") == said["why"], "its health says so, too")
         check_promises(volume, simulator, watchers=(watcher,))
-        note(jobs=len(names), lost=0)
+        note(jobs=len(names))
         exhauster.communicate()
 
 
@@ -77,7 +77,7 @@ def test_events_are_lost(volume: Volume, simulator: Simulator, watch: StartWatch
     noticed = time.monotonic() - begun
     volume.succeed(*names, limit_s=300)
     check_promises(volume, simulator, watchers=(watcher,))
-    note(jobs=len(names), lost=0, noticed_s=noticed)
+    note(jobs=len(names), noticed_s=noticed)
 
 
 def test_a_mount_brings_no_events(volume: Volume, simulator: Simulator, watch: StartWatcher, note: Note) -> None:
@@ -92,7 +92,7 @@ def test_a_mount_brings_no_events(volume: Volume, simulator: Simulator, watch: S
         assert health(volume)["events"] == said["why"]
         check_promises(volume, simulator, watchers=(watcher,))
         watcher.kill()
-    note(jobs=len(waits), lost=0, poll_s=POLLING_S, pickup_p50_s=median(waits), pickup_max_s=max(waits))
+    note(jobs=len(waits), poll_s=POLLING_S, pickup_p50_s=median(waits), pickup_max_s=max(waits))
     assert median(waits) <= 2 * POLLING_S  # the machine may be busy
 
 

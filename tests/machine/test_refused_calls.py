@@ -116,10 +116,10 @@ def cases() -> list[Case]:
 def test_any_call_may_be_refused(cases: list[Case], share: int, note: Note) -> None:
     mine = cases[share::SHARES] if SOAK else cases
     with open_house() as refused:
-        counts = [meet(refused, case) for case in mine]
+        counts = [meet(refused, case) or meet(refused, case) for case in mine]
         missed = {case for case, count in zip(mine, counts, strict=True) if not count}
         note(points=len(mine), refused=sum(counts), not_met=len(missed), **refused.house.count())
-    assert len(missed) <= len(mine) // 10, sorted(map(str, missed))
+    assert len(missed) <= len(mine) // 20, sorted(map(str, missed))
 
 
 def meet(refused: Refused, case: Case) -> int:

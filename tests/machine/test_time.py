@@ -67,7 +67,7 @@ def test_the_clock_of_one_watcher_jumps(
     check_promises(volume, simulator, other, watchers=(jumping, steady))
     shares = [sum(server.control()["executions"].values()) for server in (simulator, other)]
     assert min(shares) > 0
-    note(jumps=len(JUMPS), jobs=len(names), taken_over=0, timed_out=0, second_executions=0)
+    note(jumps=len(JUMPS), jobs=len(names))
 
 
 def stand_still(watcher: Watcher, simulator: Simulator, volume: Volume, moment: str) -> None:
@@ -113,4 +113,4 @@ def test_a_watcher_stands_still_beyond_its_lease(
     allowed = {status["source"]: status["attempt"] for status in statuses}
     check_promises(volume, simulator, other, allowed=allowed, watchers=(frozen, living))
     again = sum(attempt > 1 for attempt in allowed.values())
-    note(frozen=rounds, fenced=rounds, jobs=len(names), drawn_by_both=again, final_statuses_changed=0)
+    note(frozen=rounds, fenced=rounds, jobs=len(names), drawn_by_both=again)

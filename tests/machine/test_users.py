@@ -56,7 +56,7 @@ def test_three_users_of_one_group(volume: Volume, watch: StartWatcher, note: Not
         check_promises(volume, simulator, watchers=(watcher,))
         owners = {path.stat().st_uid for path in volume.output.glob("*/status.json")}
         assert owners == {WATCHER}
-        note(users=3, jobs=len(volume.jobs()), lost=0)
+        note(users=3, jobs=len(volume.jobs()))
 
 
 def test_comfyui_keeps_its_pictures_to_itself(volume: Volume, watch: StartWatcher) -> None:

@@ -86,7 +86,7 @@ def test_input_is_in_trouble_for_a_while(volume: Volume, watch: StartWatcher, no
             watcher.wait_for("disk_recovered", count=number + 1)
             volume.succeed(*names, limit_s=120)
         check_promises(volume, simulator, watchers=(watcher,))
-        note(jobs=ROUNDS * JOBS, executed_before_it_was_over=executions, lost=0)
+        note(jobs=ROUNDS * JOBS, executed_before_it_was_over=executions)
         watcher.kill()
 
 
@@ -105,7 +105,7 @@ def test_output_is_read_only_for_a_while(volume: Volume, watch: StartWatcher, no
         watcher.wait_for("disk_recovered")
         volume.succeed(*names, limit_s=120)
         check_promises(volume, simulator, watchers=(watcher,))
-        note(jobs=len(names), lost=0)
+        note(jobs=len(names))
         watcher.kill()
 
 
@@ -139,9 +139,7 @@ def remove_input(volume: Volume, how: How) -> None:
 
 
 @pytest.mark.parametrize("how", ["emptied", "recreated", "spool removed"])
-def test_input_is_removed_while_jobs_run(
-    volume: Volume, simulator: Simulator, watch: StartWatcher, note: Note, how: How
-) -> None:
+def test_input_is_removed_while_jobs_run(volume: Volume, simulator: Simulator, watch: StartWatcher, how: How) -> None:
     """The jobs whose records were deleted are gone, which the log says; results stay, and what comes later is taken."""
     watcher = begin(volume, simulator, watch, seconds=30)
     done = (volume.output / "before" / "status.json").read_bytes()
@@ -155,13 +153,10 @@ def test_input_is_removed_while_jobs_run(
     volume.succeed("after.json", "during-again.json")
     assert (volume.output / "before" / "status.json").read_bytes() == done
     assert watcher.process.poll() is None
-    note(results_damaged=0)
 
 
 @pytest.mark.parametrize("how", ["emptied", "recreated"])
-def test_output_is_removed_while_jobs_run(
-    volume: Volume, simulator: Simulator, watch: StartWatcher, note: Note, how: How
-) -> None:
+def test_output_is_removed_while_jobs_run(volume: Volume, simulator: Simulator, watch: StartWatcher, how: How) -> None:
     """The records lie in input/: every job that was accepted and not done ends well, and is drawn once."""
     watcher = begin(volume, simulator, watch, seconds=1)
     if how == "recreated":
@@ -175,7 +170,6 @@ def test_output_is_removed_while_jobs_run(
     statuses = volume.succeed("during.json", "waits.json", "after.json")
     assert [status["attempt"] for status in statuses] == [1, 1, 1]
     assert volume.bucket.get("jobs/before/status.json") is not None
-    note(lost=0)
 
 
 def test_the_volume_goes_away_and_comes_back(
@@ -198,4 +192,26 @@ def test_the_volume_goes_away_and_comes_back(
         volume.succeed("during.json", "meanwhile.json")
         check_promises(volume, simulator, watchers=(watcher,))
         watcher.kill()
-    note(jobs=3, lost=0)
+    note(jobs=3)
+
+
+def test_input_alone_goes_away_and_comes_back(volume: Volume, simulator: Simulator, watch: StartWatcher) -> None:
+    """What lies below its mount point can be written to: nothing says that the jobs were removed, and nothing is stopped."""
+    shown = volume.root / "shown"
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mounted(shown, "--bind", str(volume.input)))
+        watcher = watch(simulator, input_dir=shown, scan_s=0.5)
+        volume.drop("during.json", sleeping(8, id="during"))
+        volume.wait_until("during.json", "running")
+        for number in (1, 2):
+            stack.close()
+            watcher.wait_for("watching", count=2 * number)
+            stack.enter_context(mounted(shown, "--bind", str(volume.input)))
+            watcher.wait_for("watching", count=2 * number + 1)
+            watcher.wait_for("resumed", count=number)
+        assert watcher.wait_for("other_volume")["ids"] == ["during"]
+        [status] = volume.succeed("during.json")
+        assert status["attempt"] == 1
+        assert not [line for line in watcher.log if line["event"] == "removed"]
+        check_promises(volume, simulator, watchers=(watcher,))
+        watcher.kill()

@@ -21,6 +21,7 @@ import pytest
 from handoff import durable, state, timestamps
 from handoff.failures import Failure
 from handoff.folders import Folders
+from handoff.graph import Graph
 from handoff.job import prompt_id
 from handoff.spool import reservations, takeover
 from handoff.spool.drops import Claim, Drops
@@ -32,7 +33,6 @@ from watcher import collector, execution
 from watcher.comfyui import ComfyUI, NotArrived, Unclear
 from watcher.delivery import Delivery
 from watcher.execution import Execution
-from watcher.graph import Graph
 from watcher.live import Live, Phase
 from watcher.media import Media
 from watcher.publication import Publication
@@ -117,18 +117,18 @@ def journal_after_the_post(patch: pytest.MonkeyPatch) -> None:
 def status_before_objects(patch: pytest.MonkeyPatch) -> None:
     """The decision and the bucket's `status.json` come first; what they name follows."""
 
-    def conclude_first(self: Publication, live: Live) -> None:
+    def conclude_first(self: Publication, record: Record, way: Any) -> None:
         delivery: Delivery = self._delivery
-        self._fix_end(live, state.Event.MIRRORED, None)
-        delivery.decide(live.record, live.document)
-        live.decided = True
-        data = live.document.to_bytes()
+        way.document, way.ended = way.document.finish(state.Event.MIRRORED, timestamps.now()), True
+        delivery.decide(record, way.document)
+        way.decided = True
+        data = way.document.to_bytes()
         delivery.store.put_bytes(
-            f"{live.id}/status.json", data, media_type="application/json", cache_control="no-store"
+            f"{record.id}/status.json", data, media_type="application/json", cache_control="no-store"
         )
         _stand_between()
-        delivery.mirror(live.record, live.document, job_document_put=False)
-        delivery.conclude(live.record, live.document, job_document_put=True)
+        delivery.mirror(record, way.document, job_document_put=False)
+        delivery.conclude(record, way.document, job_document_put=True)
 
     patch.setattr(Publication, "_mirror_and_conclude", conclude_first)
 

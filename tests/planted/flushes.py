@@ -44,11 +44,11 @@ RULES = (
     Rule("job.json", rf"{_PEN}/(?P<token>{TOKEN})-job\.json", r"output/(?P<id>[\w-]+)/job\.json", before=("bucket",)),
     Rule("output, into the pen", rf"output/\.handoff/work/{TOKEN}-\d+/.+", rf"{_PEN}/(?P<token>{TOKEN})-.+"),
     Rule("output", rf"{_PEN}/(?P<token>{TOKEN})-.+", r"output/(?P<id>[\w-]+)/(?!status\.json|job\.json)[^/]+", before=("bucket",)),
-    Rule("object in the bucket", r"bucket/\.unfinished/\w+", r"bucket/jobs/(?P<id>[\w-]+)/(?!progress|status)[^/]+", before=("bucket",)),
+    Rule("object in the bucket", r"bucket/\.unfinished/\w+", r"bucket/jobs/(?P<id>[\w-]+)/(?:attempt-\d+/)?(?!progress|status)[^/]+", before=("bucket",)),
     Rule("status in the bucket", r"bucket/\.unfinished/\w+", r"bucket/jobs/(?P<id>[\w-]+)/status\.json", before=("filed",)),
     Rule("filing", rf"{_SEAT}/r-(?P<token>{TOKEN})", r"input/\.handoff/done/[\d-]+/(?P<id>[\w-]+)"),
     Rule("the bucket's owner", r"bucket/\.unfinished/\w+", r"bucket/jobs/_site\.json", before=("end",)),
-    Rule("the volume's name", rf"(input|output)/\.handoff/new-{TOKEN}", r"(input|output)/\.handoff/site", before=("end",)),
+    Rule("the volume's name", rf"(input|output)/\.handoff/\.trial-{TOKEN}", r"(input|output)/\.handoff/site", before=("end",)),
     Rule("taken over", rf"{_SEAT}/from-{TOKEN}/(?P<kind>[bcr])-.+", rf"{_SEAT}/[bcr]-(?P<token>{TOKEN})?.*", flushed=False, before=("POST",)),
     Rule("takeover", _SEAT, rf"{_SEAT}/from-{TOKEN}", flushed=False, exempt="half done it is done again"),
     Rule("claim of a drop", r"input/[^/]+", rf"{_SEAT}/c-.+", flushed=False, exempt="the writer's own bytes, back in input/ after a power loss"),
@@ -62,7 +62,7 @@ RULES = (
 
 FOLDERS = (
     Rule("folder of a job", "", r"output/(?P<id>[\w-]+)", before=("bucket",)),
-    Rule("folder in the bucket", "", r"bucket/jobs/(?P<id>[\w-]+)", before=("bucket",)),
+    Rule("folder in the bucket", "", r"bucket/jobs/(?P<id>[\w-]+)(?:/attempt-\d+)?", before=("bucket",)),
 )
 """Made, not renamed. Whoever relies on what is in them relies on them."""
 
@@ -83,6 +83,8 @@ class Audit:
     calls: list[Call]
     findings: list[str] = field(default_factory=list)
     seen: Counter[str] = field(default_factory=Counter)
+    met: set[tuple[str, str]] = field(default_factory=set)
+    """Rule and event: that something relied on such a name, and it was looked whether it was flushed."""
     fsyncs: int = 0
     _files: dict[str, "_File"] = field(default_factory=dict)
     _decisions: set[int] = field(default_factory=set)
@@ -164,6 +166,7 @@ class Audit:
             ends = [other.began for other in self.calls if other.began > call.ended and self._is(event, other, keys)]
         if not ends:
             return
+        self.met.add((rule.name, event))
         flushed = [
             other
             for other in self.calls

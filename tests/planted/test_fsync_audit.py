@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.conftest import StartWatcher
 from tests.e2e.jobs import canvas, sleeping
-from tests.e2e.promises import check_promises
+from tests.e2e.promises import check_promises, remember_executions
 from tests.e2e.volume import Volume, eventually
 from tests.figures import Note
 from tests.planted import calls
@@ -50,10 +50,12 @@ class House:
         self.volume.drop("long.json", sleeping(1.0, id="long"))
         self._wait_until_started("long")
         first.kill()
+        remember_executions(self.volume, self._simulator)
+        self._simulator.restart()  # so that its heir sends something, too
         second = self._watch(2)
         second.wait_for("took_over")
         self.volume.succeed("long.json")
-        check_promises(self.volume, self._simulator, watchers=(first, second))
+        check_promises(self.volume, self._simulator, allowed={"long.json": 2}, watchers=(first, second))
         assert second.terminate() == 0
         return self._audit(1, "submit", 2)
 
@@ -126,6 +128,8 @@ def test_whatever_is_relied_upon_was_flushed_before(
     assert not audit.findings, "\n".join(audit.findings)
     exempt = {rule.name for rule in RULES if rule.exempt}
     assert audit.seen.keys() == {rule.name for rule in RULES}, "a rule that nothing falls under proves nothing"
+    relied_upon = {(rule.name, event) for rule in (*RULES, *FOLDERS) for event in rule.before}
+    assert relied_upon - audit.met == set(), "an event that never came proves nothing"
     total = audit.seen.total()
     audited = sum(count for name, count in audit.seen.items() if name not in exempt)
     note(

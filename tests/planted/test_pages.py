@@ -1,4 +1,4 @@
-"""What docs/protocol.md and docs/states.md name is what the program has: places, fields, events, and the tests themselves."""
+"""What docs/protocol.md, docs/promises.md and docs/states.md name is what the program has: places, fields, events, and the tests themselves."""
 
 import os
 import re
@@ -101,8 +101,9 @@ def test_every_field_of_the_record_is_documented() -> None:
     assert fields == Record.model_fields.keys() - {"schema_version"}
 
 
-def test_every_test_named_on_the_page_exists() -> None:
-    named = re.findall(r"`(tests/[\w/]+(?:\.py)?)`", PAGE)
+@pytest.mark.parametrize("page", ["protocol", "promises"])
+def test_every_file_named_on_a_page_exists(page: str) -> None:
+    named = re.findall(r"`((?:tests|handoff|watcher)/[\w/]+(?:\.py)?)`", (ROOT / f"docs/{page}.md").read_text())
     assert len(named) > 8
     assert [name for name in named if not (ROOT / name).exists()] == []
 

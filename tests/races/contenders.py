@@ -14,8 +14,8 @@ from handoff.folders import Folders
 from handoff.job import parse_job
 from handoff.spool import publisher
 from handoff.spool.listing import find_record
+from handoff.spool.publisher import make_retry
 from handoff.spool.record import Record
-from handoff_cli.jobs import make_retry
 from tests.e2e.jobs import Job, encode
 
 Step = Callable[[Path, int], str]

@@ -77,9 +77,9 @@ STEPS = {
     "poison-planned": "watcher.planning:Planner.plan",
     "poison-sent": "watcher.submission:Submission.send",
     "poison-collected": "watcher.collector:collect",
-    "poison-mirrored": "watcher.delivery:Delivery.mirror",
+    "poison-mirrored": "watcher.delivery:Delivery._put_output",
 }
-FATAL_STEPS = ("poison-taken", "poison-planned", "poison-collected") if SOAK else ("poison-collected",)
+FATAL_STEPS = tuple(id for id in STEPS if id != "poison-sent") if SOAK else ("poison-collected",)
 
 
 def bring(volume: Volume, id: str) -> None:

@@ -91,8 +91,6 @@ def test_no_file_is_missed_while_a_watcher_starts(tmp_path: Path, note: Note) ->
         starts=STARTS,
         files=files,
         there_before_it_watched=before,
-        missed=0,
-        found_by_a_rescan_only=0,
         longest_until_accepted_s=max(delays),
     )
 

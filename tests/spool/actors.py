@@ -184,7 +184,8 @@ def _stepping(name: str, original: Callable[..., Any], on_done: Callable[[Call],
         made = Call(name, args, inode)
         actor.step(made)
         result = original(*args, **named)
-        on_done(made)
+        with outside():
+            on_done(made)
         if name == "open" and isinstance(result, int):
             actor.note_descriptor(result, opened=True)
         return result

@@ -2,26 +2,29 @@
 
 import errno
 import os
+import shutil
 import stat
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
 from handoff import documents, durable, timestamps
-from handoff.documents import UnreadableDocument
-from handoff.failures import DiskUnavailable, Failure, Reason, Unavailable
-from handoff.job import derive_id, parse_job
+from handoff.documents import DamagedDocument, UnreadableDocument
+from handoff.failures import DiskUnavailable, Failure, NotPermitted, Reason, Unavailable
+from handoff.job import derive_id, inbox_name, parse_job
 from handoff.spool import journal, lease, publisher, reservations
 from handoff.spool.drops import Claim, TakenIn
 from handoff.spool.journal import WORK_KEPT_S
-from handoff.spool.record import Record, Tombstone
+from handoff.spool.record import MOST_ATTEMPTS, Record, Tombstone
 from handoff.spool.reservations import Reservation
+from handoff.spool.salvage import rebuild
 from handoff.spool.seat import Seat, SecondWatcher, UnfitVolume, prove
-from handoff.spool.takeover import DeathWatch, clear_leftovers, take_over
+from handoff.spool.takeover import DeathWatch, clear_leftovers, finish_takeovers, is_unfinished, take_over
 from tests.spool.actors import run
 from tests.spool.world import (
     DAY,
@@ -371,6 +374,37 @@ def test_a_record_without_a_usable_time_is_damaged(received_at: str) -> None:
         Record.from_bytes(data, "x")
 
 
+@pytest.mark.parametrize("attempt", ["-1", str(MOST_ATTEMPTS + 1), "999999999999"])
+def test_a_record_with_a_number_of_attempts_that_nobody_made_is_damaged(attempt: str) -> None:
+    data = record_of("cat", BODY).to_bytes().replace(b'"attempt":0', f'"attempt":{attempt}'.encode())
+    with pytest.raises(DamagedDocument, match="attempt"):
+        Record.from_bytes(data, "x")
+
+
+def test_the_attempts_of_a_damaged_record_are_no_strangers_number(world: World) -> None:
+    watcher, token = Watcher(world), "a" * 16
+    record = record_of("cat", BODY, token=token)
+    Path(world.folders.reservation("cat")).write_bytes(record.to_bytes())
+    Path(watcher.seat.record_path(token)).write_bytes(b"{")
+    for number in ("1", "2", "999999999999", "x"):
+        os.mkdir(f"{world.folders.work}/{token}-{number}")
+    rebuilt = rebuild(watcher.seat, token)
+    assert rebuilt is not None
+    assert (rebuilt.id, rebuilt.attempt) == ("cat", 2)
+    assert Path(watcher.seat.record_path(token)).read_bytes() == b"{", "nothing is written before its end is decided"
+
+
+def test_a_waiting_job_of_a_newer_version_stays_where_it_is(world: World) -> None:
+    newer = record_of("cat", BODY, token="a" * 16)
+    name = inbox_name(newer.rank, newer.token)
+    Path(world.folders.inbox, name).write_bytes(newer.to_bytes().replace(b'"schema":1', b'"schema":2'))
+    watcher = Watcher(world)
+    with pytest.raises(UnreadableDocument, match="newer"):
+        watcher.journal.claim(name, newer.token)
+    assert listed(world.folders.inbox) == [name]
+    assert watcher.journal.tokens() == []
+
+
 @pytest.mark.parametrize("trouble", [errno.EMFILE, errno.EIO])
 def test_a_waiting_job_that_cannot_be_read_now_goes_on_waiting(
     world: World, monkeypatch: pytest.MonkeyPatch, trouble: int
@@ -559,6 +593,43 @@ def test_a_takeover_copes_with_whatever_lies_there(world: World) -> None:
     assert [name for name in os.listdir(taker.seat.path) if name.startswith("from-")] == []
 
 
+@pytest.mark.parametrize(
+    ("module", "call", "trouble", "raised"),
+    [
+        (os, "rmdir", errno.EROFS, DiskUnavailable),
+        (os, "rmdir", errno.EIO, DiskUnavailable),
+        (os, "rmdir", errno.EACCES, NotPermitted),
+        (os, "rmdir", errno.ENOTEMPTY, NotPermitted),  # it never gets empty
+        (shutil, "rmtree", errno.EACCES, NotPermitted),  # another user's folder in it
+    ],
+)
+def test_a_takeover_that_cannot_be_finished_says_so_and_is_finished_later(
+    world: World, monkeypatch: pytest.MonkeyPatch, module: Any, call: str, trouble: int, raised: type[Exception]
+) -> None:
+    dead, taker = Watcher(world, "one"), Watcher(world, "two")
+    os.makedirs(f"{dead.seat.path}/odd/folder")
+    asked, waits = getattr(module, call), 0
+
+    def refuse(path: Any, *rest: Any, **named: Any) -> None:
+        if "/from-" in str(path) and not named.get("ignore_errors"):
+            raise OSError(trouble, os.strerror(trouble), path)
+        asked(path, *rest, **named)
+
+    def wait(_: float) -> None:
+        nonlocal waits
+        waits += 1
+        assert waits < 100, "it would go on for ever"
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, call, refuse)
+        patched.setattr("handoff.spool.takeover.time.sleep", wait)
+        with pytest.raises(raised, match="from-" if raised is NotPermitted else "cannot write"):
+            take_over(taker.seat, dead.seat.wid)
+    assert is_unfinished(taker.seat)
+    assert finish_takeovers(taker.seat)
+    assert not is_unfinished(taker.seat)
+
+
 def test_a_newer_record_replaces_an_older_one(world: World) -> None:
     dead, taker = Watcher(world, "one"), Watcher(world, "two")
     record = record_of("cat", BODY, token="a" * 16)
@@ -579,6 +650,8 @@ def test_clear_leftovers_removes_what_a_killed_start_left(new_world: Callable[[]
     watcher.take_over_the_dead(after_the_lease=True)
     clear_leftovers(watcher.seat, thoroughly=True)
     assert any(name.startswith("new-") for name in os.listdir(world.folders.spool)), "young ones may still be starting"
+    Path(world.folders.pens, f"new-{'0' * 16}").touch()  # in both folders: of one that gave the installation its name
+    Path(world.folders.spool, f"new-{'0' * 16}").touch()
     world.age()
     clear_leftovers(watcher.seat, thoroughly=True)
     watcher.seat.leave()

@@ -1,6 +1,7 @@
 """What a power loss may take away: every call of one job's life is written down, and the order of flushes is audited."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from handoff import durable
 from handoff.folders import Folders
 from handoff.spool import publisher
 from tests.spool.actors import Call, run, step
-from tests.spool.world import Watcher, World, record_of, run_watcher
+from tests.spool.world import Watcher, World, first_status, record_of, run_watcher
 
 BODY = {"prompt": "a cat"}
 
@@ -58,6 +59,8 @@ class Auditor:
                     yield f"{call}: the reservation is not flushed"
                 if not self._flushed_after(calls, call, "status.json"):
                     yield f"{call}: the decision is not flushed"
+            if call.name == "PUT" and not self._folder_flushed_after(calls, call):
+                yield f"{call}: the folder of the job is not flushed"
             if call.name == "unlink" and "/c-" in str(call.args[0]) and dirty:
                 yield f"{call}: the job is not safely out: {dirty}"
 
@@ -76,6 +79,12 @@ class Auditor:
             return False
         folder = os.path.dirname(str(before[last].args[1]))
         return any(call.name == "fsync" and call.args == (folder,) for call in before[last:])
+
+    def _folder_flushed_after(self, calls: list[Call], end: Call) -> bool:
+        """Whether `output/` was flushed before `end` and after the job's folder was made: what is mirrored is `saving` for good."""
+        folder = self.folders.job(str(end.args[0]).partition("/")[0])
+        made, done = calls.index(Call("mkdir", (folder,))), calls.index(end)
+        return Call("fsync", (self.folders.output,)) in calls[made:done]
 
 
 @pytest.fixture
@@ -125,6 +134,22 @@ def test_a_cancelled_job_is_flushed_before_its_end(new_world: Callable[[], World
 
 
 @pytest.mark.usefixtures("named_folders")
+def test_the_folder_of_a_job_is_flushed_once_and_again_when_it_was_made_anew(new_world: Callable[[], World]) -> None:
+    world = new_world()
+    watcher, record = Watcher(world), record_of("cat", BODY)
+
+    def count_flushes(*, durable_write: bool = True) -> int:
+        publish = watcher.journal.publish_status
+        actor = run(lambda: publish(first_status(record), record.token, durable_write=durable_write))
+        assert actor.error is None
+        return actor.calls.count(Call("fsync", (world.folders.output,)))
+
+    assert [count_flushes(durable_write=False), count_flushes(), count_flushes()] == [0, 1, 0]
+    shutil.rmtree(world.folders.job("cat"))  # retention, or a person
+    assert [count_flushes(), count_flushes()] == [1, 0]
+
+
+@pytest.mark.usefixtures("named_folders")
 def test_an_adapter_answers_when_everything_is_flushed(new_world: Callable[[], World]) -> None:
     world = new_world()
     for _ in ("new", "replay"):
@@ -138,7 +163,10 @@ def test_an_adapter_answers_when_everything_is_flushed(new_world: Callable[[], W
 @pytest.mark.parametrize(
     ("function", "found"),
     [
-        ("sync_folder", {"the reservation", "the name of the journal", "the decision", "the job"}),
+        (
+            "sync_folder",
+            {"the reservation", "the name of the journal", "the folder of the job", "the decision", "the job"},
+        ),
         ("write_file", {"the file", "the journal"}),
     ],
 )

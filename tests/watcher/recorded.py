@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from watcher.graph import Graph
+from handoff.graph import Graph
 
 DATA = Path(__file__).parent / "data"
 CASES = json.loads((DATA / "cases.json").read_text())

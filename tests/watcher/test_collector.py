@@ -21,12 +21,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from handoff.failures import Failure, Reason, Unavailable
+from handoff.graph import Graph
 from handoff.messages import warn
 from tests.servers.simulator import Simulator, start_simulator
 from tests.watcher.recorded import LISTINGS
 from watcher.collector import MAX_TEXTS, TEXT_LIMIT, Collected, collect, listed, name_outputs
 from watcher.comfyui import ComfyUI
-from watcher.graph import Graph, attempt_graph
+from watcher.graph import attempt_graph
 from watcher.prompts import Prompt, PromptState
 
 WORK = ".handoff/work/0123456789abcdef-1"

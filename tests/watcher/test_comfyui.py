@@ -27,16 +27,16 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import Server, ServerConnection, serve
 
 from handoff.failures import Failure, Reason, Transient, Unavailable
+from handoff.graph import Graph
 from handoff.settings import WatcherSettings
 from tests.servers.simulator import Simulator, start_simulator
+from tests.test_fetch import certify
 from tests.watcher.recorded import CASES, DATA, refusals
-from tests.watcher.test_fetch import certify
 from watcher import comfyui as module
 from watcher import http_adapter
 from watcher.capabilities import lacks, read_capabilities
 from watcher.comfyui import ComfyUI, NotArrived, Unclear
 from watcher.comfyui_events import ComfyUIEvents, Event, read_event
-from watcher.graph import Graph
 from watcher.prompts import Prompt, PromptState, Tag, failure_of
 
 WEBSOCKET = json.loads((DATA / "websocket.json").read_text())
@@ -248,6 +248,13 @@ def test_half_an_acceptance_whose_answer_was_lost_is_found_out(simulator: Simula
     assert comfyui.find_dropped(new_id(), graph) == []
 
 
+@pytest.mark.parametrize("kept", ["4", {"2": 1}, {}, 7, None])
+def test_a_list_of_outputs_in_another_form_tells_of_nothing_dropped(kept: Any) -> None:
+    history = http(200, {"p": {"prompt": [0, "p", {}, {}, kept]}})
+    with answering(history, http(200, {"SaveImage": {"output_node": True}})) as url:
+        assert ComfyUI(url).find_dropped("p", picture()) == []
+
+
 def test_contract_a_node_that_fails(serving: Serve) -> None:
     comfyui = serving("50")
     graph = picture("../case50")
@@ -358,6 +365,18 @@ def test_a_prompt_whose_answer_never_comes_is_found_by_a_look_beside(simulator: 
         comfyui.submit(prompt_id, picture(), client_id="c", extra_data={})
     assert time.monotonic() - began < module.SUBMIT_S / 4
     assert wait_for(comfyui, prompt_id).state is PromptState.SUCCEEDED
+
+
+def test_a_look_beside_that_meets_a_bug_does_not_end_the_post(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look_up(_: str) -> None:
+        raise ZeroDivisionError
+
+    simulator.control(delayed_posts=1, post_delay_s=1.5)
+    comfyui = ComfyUI(simulator.url)
+    monkeypatch.setattr(comfyui, "look_up", look_up)
+    comfyui.submit(new_id(), picture(), client_id="c", extra_data={})
 
 
 def test_an_answer_that_is_late_is_waited_for_while_looks_find_nothing(simulator: Simulator) -> None:

@@ -8,19 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handoff.failures import Failure, Node, Reason
+from handoff.graph import MAX_NODES, check_graph, is_link
 from handoff.masking import mask_urls, mask_value
 from handoff.messages import warn
-from watcher.graph import (
-    MAX_NODES,
-    attempt_graph,
-    check_graph,
-    clean_graph,
-    denied,
-    is_link,
-    make_label,
-    masked_graph,
-    node_order,
-)
+from watcher.graph import attempt_graph, clean_graph, denied, make_label, masked_graph, node_order
 
 WORK = ".handoff/work/0123456789abcdef-1"
 

@@ -6,25 +6,28 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
+from handoff import timestamps
 from handoff.decode import BYTES, decode
 from handoff.durable import read_file
 from handoff.failures import DiskUnavailable, Failure, Permanent, Reason
 from handoff.folders import Folders
+from handoff.pictures import NotYet
 from handoff.spool import reservations
 from handoff.spool.drops import NAME_LIMIT, Drops
 from handoff.spool.record import Plan
 from handoff.spool.seat import Fenced, Seat
 from handoff.spool.takeover import take_over
 from watcher import intake as module
+from watcher.deadlines import Deadline
 from watcher.intake import Intake, Later, Outcome, Rejected, Taken, is_job_name, is_stranger
-from watcher.pictures import NotYet
 from watcher.planning import MustFetch
 
 SETTLE_S, PICTURE_WAIT_S = 5.0, 60.0
@@ -138,6 +141,27 @@ def test_a_whole_file_is_taken_in_however_young_it_is(desk: Desk) -> None:
     assert os.listdir(desk.folders.inbox) == [taken.job.inbox_name]
     assert taken.job.record.source == "a.json"
     assert desk.look("a.json") == []
+
+
+@pytest.mark.parametrize("by_a_successor", [False, True])
+def test_the_time_limit_of_a_drop_counts_from_its_claim(desk: Desk, by_a_successor: bool) -> None:
+    """Also when whoever claimed it was killed, and an hour passes until it is taken in."""
+    desk.write("a.json", {"prompt": "x", "queue_timeout_s": 60})
+    claim = desk.drops.claim("a.json")
+    assert claim is not None
+    if by_a_successor:
+        hour_ago = timestamps.now() - timedelta(hours=1)
+        older = replace(claim, stamp=hour_ago.strftime("%Y%m%dT%H%M%S%f") + claim.stamp[-17:])
+        os.rename(desk.drops.path(claim), desk.drops.path(older))
+        (claim,) = desk.drops.claims()
+    taken = desk.intake.take(claim, may_fetch=False)
+    assert isinstance(taken, Taken)
+    record = taken.job.record
+    assert record is not None
+    deadline = Deadline.of(record.evolve(job=None))
+    assert deadline is not None
+    assert deadline.left(timestamps.now()) == pytest.approx(60 - 3600 * by_a_successor, abs=5)
+    assert (record.received_uptime is None) == by_a_successor
 
 
 def test_files_are_taken_in_the_order_of_their_age(desk: Desk) -> None:

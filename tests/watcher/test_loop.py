@@ -56,6 +56,17 @@ def test_a_cancelled_timer_does_not_come(loop: Loop) -> None:
     assert heard == ["kept"]
 
 
+def test_cancelled_timers_do_not_stay_until_they_are_due(loop: Loop) -> None:
+    kept = [loop.after(3600, lambda: None) for _ in range(10)]
+    for _ in range(100_000):
+        loop.after(86_400, lambda: None).cancel()
+    assert len(loop._timers) <= 1001
+    assert {id(timer) for timer in kept} <= {id(entry[2]) for entry in loop._timers}
+    heard: list[object] = []
+    loop.after(0.02, lambda: heard.append("due"))
+    turn_until(loop, heard)
+
+
 def test_a_flood_of_messages_does_not_starve_timers(loop: Loop) -> None:
     heard: list[object] = []
     flooding = True

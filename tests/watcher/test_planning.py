@@ -13,9 +13,9 @@ from PIL import Image
 from handoff.failures import Failure, Reason
 from handoff.job import Job, parse_job
 from handoff.messages import Language
+from handoff.pictures import NotYet, Picture, Pictures
 from handoff.spool.record import OpenModel, Plan
 from watcher.capabilities import Capabilities
-from watcher.pictures import NotYet, Picture, Pictures
 from watcher.planning import LIGHT_BYTES, PICTURES, SEEDS_BELOW, MustFetch, Planner, settle_models
 from workflows.catalogue import Catalogue
 

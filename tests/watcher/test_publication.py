@@ -9,6 +9,7 @@ import pytest
 
 from handoff import state
 from handoff.failures import EdgeError, Failure, NotPermitted, Reason, Unavailable
+from handoff.graph import Graph
 from handoff.job import prompt_id
 from handoff.spool.listing import describe_waiting
 from handoff.spool.record import Plan, Record
@@ -19,7 +20,6 @@ from tests.watcher.stepping import SteppingLoop, use_clock
 from watcher import publication
 from watcher.courier import Courier
 from watcher.delivery import Delivery
-from watcher.graph import Graph
 from watcher.live import Jobs, Live, Phase
 from watcher.outbox import MOST
 from watcher.publication import EARLY, Publication

@@ -230,3 +230,20 @@ def test_a_mark_can_be_rejected(desk: Desk) -> None:
     desk.reception.reject("cat.cancel", Failure(Reason.UNKNOWN_ID, id="cat"))
     desk.turn_until(lambda: "cat.cancel" in desk.rejected)
     assert not os.path.lexists(desk.folders.cancel_mark("cat"))
+
+
+def test_nothing_of_a_takeover_that_is_not_finished_is_gone_on_with(desk: Desk) -> None:
+    """Its `b-` may still lie in the other folder while the claim is here: the job would be made twice."""
+    desk.drop("far")
+    assert desk.reception._drops.claim("far.json") is not None
+    unfinished = Path(desk.seat.path, f"from-{'0' * 16}")
+    unfinished.mkdir()
+    desk.reception.start()
+    desk.drop("near")
+    desk.reception.scan()
+    desk.turn_until(lambda: bool(desk.taken))
+    assert desk.names == ["near.json"]
+    unfinished.rmdir()
+    desk.reception.resume_claims()
+    desk.turn_until(lambda: len(desk.taken) == 2)
+    assert desk.names == ["near.json", "far.json"]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from handoff import timestamps
-from handoff.failures import DiskUnavailable, NotPermitted, Unavailable
+from handoff.failures import NotPermitted, Unavailable
 from handoff.folders import Folders
 from handoff.job import parse_job
 from handoff.settings import WatcherSettings
@@ -188,13 +188,13 @@ def test_a_takeover_that_is_interrupted_is_finished_at_a_later_beat(
     assert not os.path.exists(place.folders.watcher(dying.wid))
 
 
-def _fail_once(monkeypatch: pytest.MonkeyPatch, trouble: int) -> list[str]:
-    """The first record cannot be moved out of a `from-*` folder. Returns what could not."""
+def _fail_once(monkeypatch: pytest.MonkeyPatch, trouble: int, *, times: int = 1) -> list[str]:
+    """The first record cannot be moved out of a `from-*` folder, or the first few times. Returns what could not."""
     rename = os.rename
     failed: list[str] = []
 
     def rename_or_fail(source: Any, target: Any, **folders: Any) -> None:
-        if "/from-" in str(source) and "/r-" in str(source) and not failed:
+        if "/from-" in str(source) and "/r-" in str(source) and len(failed) < times:
             failed.append("r-")
             raise OSError(trouble, os.strerror(trouble), str(target))
         rename(source, target, **folders)
@@ -203,8 +203,9 @@ def _fail_once(monkeypatch: pytest.MonkeyPatch, trouble: int) -> list[str]:
     return failed
 
 
-def test_a_start_begins_nothing_before_its_takeovers_are_finished(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("trouble", [errno.ENOSPC, errno.EACCES])
+def test_a_start_that_cannot_finish_a_takeover_comes_back_to_it(
+    place: Place, monkeypatch: pytest.MonkeyPatch, trouble: int
 ) -> None:
     with place.comfyui() as simulator:
         first = place.make_worker(simulator.url)
@@ -212,16 +213,32 @@ def test_a_start_begins_nothing_before_its_takeovers_are_finished(
         first._loop.close(by=time.monotonic())
         place.claim("inherited", dead)
         dead.leave()
-        failed = _fail_once(monkeypatch, errno.ENOSPC)
-        second = place.make_worker(simulator.url)
-        with pytest.raises(DiskUnavailable):
-            second.run()
-        assert failed == ["r-"]
-        assert len(second._jobs) == 0
-        second._seat.leave()
+        failed = _fail_once(monkeypatch, trouble, times=2)
         with place.running(place.make_worker(simulator.url)):
             assert place.ended("inherited")["ok"]
+        assert failed == ["r-", "r-"], "at the start and at the first beat"
         assert executions(simulator) == 1
+
+
+def test_what_was_taken_over_is_gone_on_with_though_the_next_cannot_be(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = [Seat(place.folders, "one"), Seat(place.folders, "two")]
+    place.claim("inherited", dead[0])
+    take_over = takeover.take_over
+
+    def take_over_or_fail(seat: Seat, wid: str) -> bool:
+        if wid == dead[1].wid:
+            raise NotPermitted("its folder is another user's")
+        return take_over(seat, wid)
+
+    monkeypatch.setattr(takeover, "take_over", take_over_or_fail)
+    monkeypatch.setattr(takeover.DeathWatch, "find_dead", lambda *_: [seat.wid for seat in dead])
+    for seat in dead:
+        seat.leave()
+    os.makedirs(dead[1].path)
+    with place.comfyui() as simulator, place.running(place.make_worker(simulator.url)):
+        assert place.ended("inherited")["ok"]
 
 
 def test_a_takeover_tells_whether_there_was_anything(place: Place) -> None:
@@ -246,7 +263,7 @@ def test_a_job_that_was_passed_on_is_looked_at_again_when_the_able_watcher_is_go
         worker = place.make_worker(poor.url)
         with place.running(worker):
             place.submit("special", sleeping(0.1))
-            eventually(lambda: worker._skipped, "it is passed on")
+            eventually(lambda: worker._line._passed, "it is passed on")
             eventually(lambda: os.listdir(place.folders.inbox), "it lies in the inbox again")
             assert place.status("special") is None
             able.leave()
@@ -265,7 +282,7 @@ def test_the_timer_of_a_deadline_goes_with_its_job(place: Place) -> None:
             for number in range(5):
                 assert place.ended(f"job-{number}")["ok"]
             eventually(lambda: len(worker._jobs) == 0, "all are filed", limit_s=10)
-            assert worker._deadlines == {}
+            assert worker._line._timers == {}
 
 
 def test_one_job_with_trouble_of_its_own_gives_way_when_the_bucket_is_back(

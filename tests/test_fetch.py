@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handoff.failures import Failure, Reason, Unavailable
-from watcher.fetch import MAX_REDIRECTS, _trust, fetch, judge_address, judge_url, parse_allowed, shown
+from handoff.fetch import MAX_REDIRECTS, _trust, fetch, judge_address, judge_url, parse_allowed, shown
 
 LISTED = ("example.com", "*.cdn.example", "img.example:8443", "8.8.8.8", "http://10.0.0.5:9000", "https://[fd00::5]")
 

@@ -20,13 +20,14 @@ from dataclasses import dataclass
 from io import BytesIO
 from itertools import count
 from pathlib import Path
+from typing import IO
 from urllib.parse import unquote_to_bytes
 
 from PIL import Image
 
+from handoff import fetch
 from handoff.durable import disk_errors, replace, sync_file, sync_folder
 from handoff.failures import Failure, Permanent, Reason, Transient, Unavailable
-from watcher import fetch
 
 Download = Callable[[str, str, Path, int], object]
 """(bucket, key, file to write, limit in bytes). Retries short trouble itself; Permanent and Transient mean "not fetched",
@@ -137,6 +138,18 @@ class Pictures:
                 self._copy_named(reference, copy)
                 return self._publish(copy, reference, named=True)
             return self._publish(copy, reference, named=False)
+
+    def keep(self, source: IO[bytes], label: str) -> Picture:
+        """Takes what somebody sent; never more than the limit is read. `label` is how messages call it.
+
+        Raises Failure(BAD_PICTURE), Unavailable, FileNotFoundError, as `resolve` does.
+        """
+        with self._temporary() as copy:
+            size = 0
+            with disk_errors(copy.name), copy.open("wb") as target:
+                while size <= self._limits.bytes and (part := source.read(1 << 20)):
+                    size += target.write(part)
+            return self._publish(copy, label, named=False)
 
     def weigh(self, reference: str) -> int:
         """The bytes that `resolve` would decode, told without reading them; 0 for what has to be fetched first.
@@ -253,11 +266,14 @@ class Pictures:
         return Picture(name=f"uploads/{name}", sha256=digest, media_type=media_type, width=width, height=height)
 
     def _keep(self, copy: Path, target: Path) -> None:
-        """Renames durably, unless the same content is there: whoever comes second finds the first one's file."""
+        """Renames durably, unless the same content is there: whoever comes second finds the first one's file, and makes it
+        as young as the own one would be, since old ones that nobody needs are removed.
+        """
         with disk_errors(target.name):
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError, PermissionError):
                 there = target.lstat()
                 if stat.S_ISREG(there.st_mode) and there.st_size == copy.stat().st_size:
+                    os.utime(target, follow_symlinks=False)
                     sync_folder(str(self._uploads))  # the other one's rename may not be on the disk yet
                     return
             sync_file(str(copy))

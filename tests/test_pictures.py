@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from handoff.failures import Failure, Permanent, Reason, Transient, Unavailable
-from watcher.pictures import MAX_FRAMES, Limits, NotYet, Picture, Pictures, shown
+from handoff.pictures import MAX_FRAMES, Limits, NotYet, Picture, Pictures, shown
 
 
 def draw(kind: str, size: tuple[int, int] = (48, 32), mode: str = "RGB", **options: Any) -> bytes:

@@ -9,7 +9,7 @@ from queue import Empty, SimpleQueue
 
 import pytest
 
-from watcher.hints import Hints
+from handoff.hints import Hints
 
 SOON_S = 0.1  # what a person may wait for
 LIMIT_S = 2.0  # what a busy machine may take

@@ -1,0 +1,1 @@
+"""Beside Dify: an HTTP API over the shared volume. It holds no state of its own."""
