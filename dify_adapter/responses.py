@@ -1,6 +1,7 @@
 """Answers as HTTP: a job is always 2xx, whatever became of it; a refusal has its status, unless the request says errors=200."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from fastapi import Request, Response
 
@@ -53,6 +54,9 @@ def answer_refusal(request: Request, refused: Refused) -> Response:
     desk = desk_of(request)
     asked = read_asked(request.query_params, desk.settings.language)
     status = refused.status
+    if status >= 500 and "/outputs/" in request.url.path:
+        # a flow takes a text in the place of a picture for "there is no such picture": this one may be there
+        asked = replace(asked, errors_as_200=False)
     if asked.errors_as_200:
         id = request.path_params.get("id")
         said = answers.to_rejection(refused, id if id and is_id(id) else None, status, asked.language)

@@ -11,6 +11,7 @@ from threading import Lock
 
 from handoff import durable
 from handoff.folders import Folders
+from handoff.spool.seat import TRIAL
 from handoff.stores.contract import Store
 
 MARKER = "_site.json"
@@ -56,7 +57,7 @@ def _find_name(folders: Folders) -> str:
     known = next((name for name in map(_read_file, places) if name), secrets.token_hex(16))
     for folder in places:
         if not os.path.lexists(f"{folder}/site"):
-            scratch = f"{folder}/new-{secrets.token_hex(8)}"
+            scratch = f"{folder}/{TRIAL}{secrets.token_hex(8)}"
             durable.write_file(scratch, f"{known}\n".encode())
             with suppress(FileExistsError), durable.disk_errors(folder):
                 os.link(scratch, f"{folder}/site")

@@ -1,8 +1,10 @@
 """A bucket's prefix belongs to one installation, known by a name that lies on its volume."""
 
 import json
+import os
 import re
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from handoff import durable, site
 from handoff.failures import Unavailable
 from handoff.folders import Folders
 from handoff.site import MARKER, ForeignSite, Site
+from handoff.spool.seat import Seat
+from handoff.spool.takeover import clear_leftovers
 from handoff.stores.folder import FolderStore
 
 
@@ -82,7 +86,33 @@ def test_two_first_watchers_at_once_agree_on_one_name(tmp_path: Path, monkeypatc
         thread.join()
     assert problems == []
     assert read_marker(tmp_path / "one") == read_marker(tmp_path / "two")
-    assert [path.name for path in Path(folders.spool).glob("new-*")] == []
+    assert sorted(os.listdir(folders.spool)) == ["done", "ids", "inbox", "site", "tmp"]
+    assert sorted(os.listdir(folders.pens)) == ["site", "work"]
+
+
+def test_what_a_killed_first_start_left_goes_from_both_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    folders, link, long_ago = make_volume(tmp_path / "volume"), os.link, time.time() - 3600
+
+    for place in (folders.spool, folders.pens):
+
+        def die(source: str, target: str, place: str = place, **named: bool) -> None:
+            if os.path.dirname(target) == place:
+                os.utime(source, (long_ago, long_ago))
+                raise Killed
+            link(source, target, **named)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "link", die)
+            with pytest.raises(Killed):
+                Site(folders, FolderStore(tmp_path / "bucket", "jobs")).ensure()
+    seat = Seat(folders, "one")
+    clear_leftovers(seat, thoroughly=False)
+    seat.leave()
+    assert sorted(os.listdir(folders.pens)) == ["work"]
+    assert sorted(os.listdir(folders.spool)) == ["done", "ids", "inbox", "site", "tmp"]
 
 
 class _Durable:

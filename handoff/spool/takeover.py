@@ -172,7 +172,7 @@ def clear_leftovers(seat: Seat, *, thoroughly: bool) -> None:
     for folder in (*small, *large) if thoroughly else small:
         for name in os.listdir(folder):
             is_pen = folder == folders.pens and name.startswith("w-")
-            is_start = folder in (folders.spool, folders.pens) and name.startswith("new-")
+            is_start = folder == folders.spool and name.startswith("new-")
             if is_pen and os.path.lexists(folders.watcher(name.removeprefix("w-"))):
                 continue
             if (is_pen or is_start or name.startswith(TRIAL)) and _is_old(f"{folder}/{name}"):

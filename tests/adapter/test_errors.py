@@ -286,6 +286,10 @@ def test_a_volume_that_is_gone_is_a_503() -> None:
         os.rename(counter.volume.input, counter.volume.root / "away")
         for answer in (counter.adapter.put("/v1/jobs/x", json=CANVAS), counter.adapter.get("/v1/jobs/before")):
             assert (answer.status_code, answer.json()["reason"]) == (503, "unavailable"), answer.text
+        poll = counter.adapter.get("/v1/jobs/before?errors=200")
+        assert (poll.status_code, poll.json()["error"]["retryable"]) == (200, True)
+        picture = counter.adapter.get("/v1/jobs/before/outputs/1?errors=200")
+        assert picture.status_code == 503, "a picture that may be there is not told as one that is not"
         os.rename(counter.volume.root / "away", counter.volume.input)
         assert counter.adapter.put("/v1/jobs/x", json=CANVAS).status_code == 202
 

@@ -650,8 +650,6 @@ def test_clear_leftovers_removes_what_a_killed_start_left(new_world: Callable[[]
     watcher.take_over_the_dead(after_the_lease=True)
     clear_leftovers(watcher.seat, thoroughly=True)
     assert any(name.startswith("new-") for name in os.listdir(world.folders.spool)), "young ones may still be starting"
-    Path(world.folders.pens, f"new-{'0' * 16}").touch()  # in both folders: of one that gave the installation its name
-    Path(world.folders.spool, f"new-{'0' * 16}").touch()
     world.age()
     clear_leftovers(watcher.seat, thoroughly=True)
     watcher.seat.leave()
