@@ -18,7 +18,7 @@ from handoff.site import Site
 from handoff.spool.journal import Journal
 from handoff.spool.record import Record
 from handoff.spool.seat import Seat
-from handoff.spool.suspicion import working_at
+from handoff.spool.suspicion import BESIDE, working_at
 from handoff.status import OutputEntry, StatusDocument, seconds_between
 from handoff.stores.contract import Store
 from watcher.collector import Output, collect
@@ -141,7 +141,7 @@ class Delivery:
     def put_job_document(self, record: Record) -> None:
         """`job.json`, here and in the bucket. Made from the record alone, so that two watchers write the same bytes."""
         self.site.ensure()
-        with working_at(self.seat, f"{record.token}-job"):  # beside whatever else is done for the job
+        with working_at(self.seat, f"{record.token}{BESIDE}"):
             data = describe_job(record)
             self.journal.publish_job_document(record.id, data, record.token)
             self.store.put_bytes(f"{record.id}/job.json", data, media_type=JSON, cache_control=NEVER)

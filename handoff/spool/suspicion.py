@@ -16,6 +16,7 @@ from handoff.durable import disk_errors
 from handoff.failures import Failure, Reason
 from handoff.spool.seat import Seat
 
+BESIDE = "-job"  # follows the token where work is done beside the job's other work: that has a mark of its own
 DEATHS = 5  # a watcher may be killed for other reasons, but hardly so often while it works at the same job
 
 _under_way: set[str] = set()
@@ -23,7 +24,7 @@ _under_way: set[str] = set()
 
 @contextmanager
 def working_at(seat: Seat, name: str) -> Iterator[None]:
-    """`name` is a job's token or a claim's stamp. Not to be nested, nor used twice at once for one name.
+    """`name` is a job's token, perhaps with BESIDE, or a claim's stamp. Not to be nested, nor used twice at once for one name.
 
     Waits for other suspects. Raises Failure for what was worked at each time when a watcher died, Fenced, Unavailable.
     """
@@ -60,8 +61,12 @@ def _add_mark(seat: Seat, path: str) -> int:
 
 
 def acquit(seat: Seat, name: str) -> None:
-    """Forgets the deaths of a job or claim that is out of this seat: an inherited mark may never have been worked at again."""
+    """Forgets the deaths of a job or claim that is out of this seat.
+
+    An inherited mark may never have been worked at again, and on a disk in trouble the one of work that ended stays.
+    """
     _remove(f"{seat.path}/x-{name}")
+    _remove(f"{seat.path}/x-{name}{BESIDE}")
 
 
 def pardon(seat: Seat) -> None:

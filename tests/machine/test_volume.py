@@ -65,7 +65,7 @@ def out_of_inodes(volume: Volume) -> Iterator[None]:
 def read_only(volume: Volume) -> Iterator[None]:
     """By a second mount over the first: the lease that is held open for writing forbids to remount that one."""
     with mounted(volume.input, "--bind", str(volume.input)):
-        command = ["mount", "-o", "remount,bind,ro", volume.input]
+        command = ["mount", "-o", "remount,bind,ro", str(volume.input)]
         # refused as long as a file is open for writing here, which the watcher's may be for a moment
         eventually(lambda: subprocess.run(command, capture_output=True).returncode == 0, "it is read-only")
         yield

@@ -9,7 +9,7 @@ import pytest
 from handoff.failures import Failure
 from handoff.folders import Folders
 from handoff.spool.seat import Seat
-from handoff.spool.suspicion import DEATHS, pardon, working_at
+from handoff.spool.suspicion import BESIDE, DEATHS, acquit, pardon, working_at
 from tests.e2e.volume import eventually
 
 NAMES = ("poison", "innocent", "another")
@@ -91,3 +91,11 @@ def test_a_run_that_ends_without_a_death_puts_nobody_under_suspicion(seat: Seat)
     with working_at(seat, "slow upload"):
         pardon(seat)
         assert marks(seat) == {"x-inherited": 2}
+
+
+def test_no_mark_of_a_job_outlives_it(seat: Seat) -> None:
+    """On a read-only disk the mark of work that ended stays."""
+    for name in ("cat", f"cat{BESIDE}"):
+        Path(seat.path, f"x-{name}").write_bytes(b"x")
+    acquit(seat, "cat")
+    assert marks(seat) == {}
