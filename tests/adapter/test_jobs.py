@@ -97,7 +97,7 @@ def test_cancel_and_retry(studio: Studio) -> None:
     assert adapter.post("/v1/jobs/stopped/cancel?format=text", key=GRAPHS).text == "cancelled", (
         "asking again does no harm"
     )
-    assert not (studio.volume.input / "stopped.cancel").exists()
+    eventually(lambda: not (studio.volume.input / "stopped.cancel").exists(), "the mark is removed")
     again = adapter.post("/v1/jobs/stopped/retry", key=GRAPHS)
     assert (again.status_code, again.json()["id"], again.json()["retry_of"]) == (202, "stopped-r1", "stopped")
     assert adapter.post("/v1/jobs/stopped/retry", key=GRAPHS).status_code == 200, "twice is one job"

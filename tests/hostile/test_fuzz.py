@@ -45,6 +45,7 @@ from workflows.template import Template, parse
 CASES_EACH = 20_000 if SOAK else 300
 SLOW_S = 2.0
 GROWTH_MIB = 400
+NOW = "2026-11-24T08:00:00.000Z"
 WORK = ".handoff/work/0123456789abcdef-1"
 SMALL = 20_000  # bytes of a file that is worth changing
 
@@ -187,7 +188,7 @@ def fuzz_listing(value: Any) -> None:
         assert len(file.shown) <= 200
     names = name_outputs("id", [("label", file.node, "png") for file in listing.files])
     assert len({name.casefold() for name in names}) == len(names)
-    StatusDocument(id="a", created_at="x", texts=listing.texts).to_bytes()
+    StatusDocument(id="a", created_at=NOW, texts=listing.texts).to_bytes()
 
 
 def fuzz_job_answer(value: Any) -> None:
@@ -257,7 +258,7 @@ def tell(failure: Failure) -> None:
     """A reason file, a status document and a log line can hold it."""
     render(failure, "zh").message.encode()
     assert all(len(str(detail)) <= 1000 for detail in failure.details.values())
-    StatusDocument(id="a", created_at="x", error=describe_failure(failure, "en", id="a")).to_bytes()
+    StatusDocument(id="a", created_at=NOW, error=describe_failure(failure, "en", id="a")).to_bytes()
 
 
 Seed = Any
