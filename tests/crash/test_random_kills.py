@@ -29,7 +29,7 @@ from tests.servers.watcher import Watcher, start_watcher
 
 SEED = int(os.environ.get("CRASH_SEED", "20261124"))
 SHARES = 5 if SOAK else 1
-KILLS = 200 if SOAK else 8
+KILLS = 200 if SOAK else 5
 """In each share."""
 IN_FLIGHT = 100 if SOAK else 10
 PLACES = 3 if SOAK else 1

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.conftest import SOAK
 from tests.e2e.conftest import StartWatcher, run_simulator
 from tests.e2e.jobs import canvas, sleeping
 from tests.e2e.promises import remember_executions
@@ -229,6 +230,9 @@ CAUGHT: dict[str, tuple[Scene, str]] = {
 }
 """Which scene shows the mistake, and what is said of it."""
 
+SLOW = {"pen_left_to_the_dead", "check_then_write"}
+"""A lease has to run out in their scene, as in that of `no_fencing`; tests/histories shows them always."""
+
 SCENES = {scene.__name__: scene for scene, _ in CAUGHT.values()}
 
 
@@ -237,7 +241,7 @@ def test_without_a_mistake(volume: Volume, simulator: Simulator, watch: StartWat
     scene(Stage(volume, simulator, watch))
 
 
-@pytest.mark.parametrize("fault", CAUGHT)
+@pytest.mark.parametrize("fault", [fault for fault in CAUGHT if SOAK or fault not in SLOW])
 def test_caught(volume: Volume, simulator: Simulator, watch: StartWatcher, note: Note, fault: str) -> None:
     scene, words = CAUGHT[fault]
     with pytest.raises(AssertionError, match=re.escape(words)) as caught:
