@@ -15,7 +15,7 @@ from handoff.failures import Permanent, Unavailable
 from handoff.folders import Folders
 from handoff.job import is_id
 from handoff.spool import listing
-from handoff.spool.listing import Listing
+from handoff.spool.listing import FindStatus, Listing
 from handoff.spool.record import Tombstone
 from handoff.spool.sight import Sight
 from handoff.state import Status
@@ -48,6 +48,17 @@ class Elsewhere:
     url: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Which jobs of a listing; without `owner` everybody's."""
+
+    owner: str | None = None
+    statuses: Collection[Status] = frozenset(Status)
+    workflow: str | None = None
+    limit: int = 50
+    offset: int = 0
+
+
 class Reader(Protocol):
     """All methods may be called from several threads. They raise Unavailable where the volume or the bucket is away, and
     UnreadableDocument.
@@ -56,16 +67,8 @@ class Reader(Protocol):
     def find(self, id: str) -> Sight | None:
         """None: nobody knows this id."""
 
-    def list(
-        self,
-        *,
-        owner: str | None = None,
-        statuses: Collection[Status] = frozenset(Status),
-        workflow: str | None = None,
-        limit: int = 50,
-        offset: int = 0,
-    ) -> Listing:
-        """Newest first; without `owner` everybody's."""
+    def list(self, wanted: Wanted) -> Listing:
+        """Newest first."""
 
     def open_output(self, id: str, name: str) -> OpenOutput | Elsewhere | None:
         """By name, or by number from 1. None: the job has no such output, or it is there no longer."""
@@ -99,21 +102,8 @@ class VolumeReader:
             self._require_output()
         return sight
 
-    def list(
-        self,
-        *,
-        owner: str | None = None,
-        statuses: Collection[Status] = frozenset(Status),
-        workflow: str | None = None,
-        limit: int = 50,
-        offset: int = 0,
-    ) -> Listing:
-        found = listing.list_jobs(
-            self._folders, owner=owner, statuses=statuses, workflow=workflow, limit=offset + limit
-        )
-        if not found.jobs:
-            _require_input(self._folders)
-        return Listing(jobs=found.jobs[offset:], more=found.more, unreadable=found.unreadable)
+    def list(self, wanted: Wanted) -> Listing:
+        return _list(self._folders, wanted)
 
     def open_output(self, id: str, name: str) -> OpenOutput | None:
         if not is_id(id):
@@ -199,27 +189,8 @@ class BucketReader:
                 return StatusDocument.from_bytes(data, f"{key} in the bucket")
         return None
 
-    def list(
-        self,
-        *,
-        owner: str | None = None,
-        statuses: Collection[Status] = frozenset(Status),
-        workflow: str | None = None,
-        limit: int = 50,
-        offset: int = 0,
-    ) -> Listing:
-        found = listing.list_jobs(
-            self._folders,
-            owner=owner,
-            statuses=statuses,
-            workflow=workflow,
-            limit=offset + limit,
-            find_published=self._find_published,
-            most_read=_MOST_LISTED,
-        )
-        if not found.jobs:
-            _require_input(self._folders)
-        return Listing(jobs=found.jobs[offset:], more=found.more, unreadable=found.unreadable)
+    def list(self, wanted: Wanted) -> Listing:
+        return _list(self._folders, wanted, self._find_published, most_read=_MOST_LISTED)
 
     def open_output(self, id: str, name: str) -> OpenOutput | Elsewhere | None:
         document = self._find_published(id) if is_id(id) else None
@@ -270,6 +241,23 @@ def _choose(document: StatusDocument, name: str) -> OutputEntry | None:
 
 def _offer(entry: OutputEntry, file: BinaryIO) -> OpenOutput:
     return OpenOutput(name=entry.name, media_type=entry.media_type, sha256=entry.sha256, size=entry.bytes, file=file)
+
+
+def _list(
+    folders: Folders, wanted: Wanted, find_published: FindStatus | None = None, most_read: int | None = None
+) -> Listing:
+    found = listing.list_jobs(
+        folders,
+        owner=wanted.owner,
+        statuses=wanted.statuses,
+        workflow=wanted.workflow,
+        limit=wanted.offset + wanted.limit,
+        find_published=find_published,
+        most_read=most_read,
+    )
+    if not found.jobs:
+        _require_input(folders)
+    return Listing(jobs=found.jobs[wanted.offset :], more=found.more, unreadable=found.unreadable)
 
 
 def _require_input(folders: Folders) -> None:

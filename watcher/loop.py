@@ -100,6 +100,9 @@ class Loop:
             else:
                 self.post(lambda: done(result))
 
+        self._submit(pool, task)
+
+    def _submit(self, pool: str, task: Message) -> None:
         self._pools[pool].submit(task)
 
     def turn(self) -> None:

@@ -11,6 +11,7 @@ from dify_adapter.asked import Asked
 from dify_adapter.asking import Caller, HowAsked
 from dify_adapter.desk import AtDesk, Desk
 from dify_adapter.keys import Key, Scope
+from dify_adapter.reader import Wanted
 from dify_adapter.reception import read_body
 from dify_adapter.responses import answer_job, answer_json, make_link
 from dify_adapter.submission import Submitted
@@ -78,9 +79,8 @@ async def list_jobs(
     most = _read_number("limit", limit or "50", 1, MOST_LISTED)
     offset = _read_number("cursor", cursor or "0", 0, 1_000_000)
     owner = None if caller.may(Scope.ADMIN) else caller.owner
-    found = await to_thread.run_sync(
-        lambda: desk.reader.list(owner=owner, statuses=statuses, workflow=workflow or None, limit=most, offset=offset)
-    )
+    wanted = Wanted(owner=owner, statuses=statuses, workflow=workflow or None, limit=most, offset=offset)
+    found = await to_thread.run_sync(desk.reader.list, wanted)
     link = make_link(request, desk)
     jobs = [answers.to_document(Sight(document=document), document.id, link) for document in found.jobs]
     return answer_json({"jobs": jobs, "cursor": str(offset + len(jobs)) if found.more else None})

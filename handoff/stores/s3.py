@@ -228,7 +228,6 @@ class S3Store:
 
     def _put_in_parts(self, whole: str, source: Source, *, media_type: str, cache_control: str) -> None:
         with self._explained("put", whole):
-            self._abort_earlier(whole)
             upload_id = self._client.create_multipart_upload(
                 Bucket=self._bucket,
                 Key=whole,
@@ -237,6 +236,7 @@ class S3Store:
                 Metadata={"sha256": source.sha256},
             )["UploadId"]
         try:
+            self._abort_others(whole, upload_id)
             parts = self._put_parts(whole, upload_id, source)
             source.verify()
             self._complete(whole, upload_id, parts, source)
@@ -245,16 +245,18 @@ class S3Store:
                 self._client.abort_multipart_upload(Bucket=self._bucket, Key=whole, UploadId=upload_id)
             raise
 
-    def _abort_earlier(self, whole: str) -> None:
-        """Uploads of this object that were never finished, since a watcher was killed or the store away: their parts stay for ever.
+    def _abort_others(self, whole: str, upload_id: str) -> None:
+        """Uploads of this object that nobody will finish: of a watcher that was killed, or begun twice since the reply was
+        lost. Their parts would stay for ever.
 
         Only one watcher at a time publishes a job. Where uploads may not be listed, they stay.
         """
-        with suppress(ClientError):
-            found = self._client.list_multipart_uploads(Bucket=self._bucket, Prefix=whole)
-            for upload in found.get("Uploads", []):
-                if upload["Key"] == whole:
-                    self._client.abort_multipart_upload(Bucket=self._bucket, Key=whole, UploadId=upload["UploadId"])
+        with self._explained("list uploads of", whole), suppress(ClientError):
+            found = self._client.list_multipart_uploads(Bucket=self._bucket, Prefix=whole).get("Uploads", [])
+            for upload in found:
+                if upload["Key"] == whole and upload["UploadId"] != upload_id:
+                    with suppress(ClientError):  # gone, if the reply to the first request was lost
+                        self._client.abort_multipart_upload(Bucket=self._bucket, Key=whole, UploadId=upload["UploadId"])
 
     def _put_parts(self, whole: str, upload_id: str, source: Source) -> "list[CompletedPartTypeDef]":
         part_size = max(PART_SIZE, -(-source.size // _MOST_PARTS))

@@ -8,6 +8,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from handoff import timestamps
 from handoff.decode import body_sha256
 from handoff.folders import Folders
@@ -19,6 +21,9 @@ from handoff.spool.seat import Seat
 from handoff.state import Event
 from handoff.status import OutputEntry, StatusDocument
 from handoff.stores.contract import Store
+from handoff.stores.folder import FolderStore
+from handoff.stores.s3 import S3Settings, S3Store
+from tests.servers.rgw import S3Server
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"picture" * 100
 
@@ -144,3 +149,18 @@ class Watcher:
 def touch(path: str, *, age_s: float) -> None:
     found = os.stat(path)
     os.utime(path, (found.st_atime - age_s, found.st_mtime - age_s))
+
+
+def make_store(kind: str, request: pytest.FixtureRequest, folder: Path) -> Store:
+    if kind == "folder":
+        return FolderStore(folder / "bucket", "jobs")
+    server: S3Server = request.getfixturevalue("s3_server")
+    return S3Store(
+        S3Settings(
+            bucket=server.make_bucket(),
+            endpoint_url=server.endpoint,
+            prefix="jobs",
+            access_key_id=server.access_key,
+            secret_access_key=server.secret_key,
+        )
+    )

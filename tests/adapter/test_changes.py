@@ -28,11 +28,8 @@ from handoff.spool.sight import Sight
 from handoff.spool.takeover import take_over
 from handoff.state import Status
 from handoff.stores.contract import Store
-from handoff.stores.folder import FolderStore
-from handoff.stores.s3 import S3Settings, S3Store
-from tests.adapter.scene import Scene, Watcher
+from tests.adapter.scene import Scene, Watcher, make_store
 from tests.figures import Note
-from tests.servers.rgw import S3Server
 
 WAITERS = 1000
 LATE_S = 1.0
@@ -432,18 +429,7 @@ def test_where_no_events_come_it_is_looked(scene: Scene, note: Note) -> None:
 
 @pytest.fixture(params=["folder", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    if request.param == "folder":
-        return FolderStore(tmp_path / "bucket", "jobs")
-    server: S3Server = request.getfixturevalue("s3_server")
-    return S3Store(
-        S3Settings(
-            bucket=server.make_bucket(),
-            endpoint_url=server.endpoint,
-            prefix="jobs",
-            access_key_id=server.access_key,
-            secret_access_key=server.secret_key,
-        )
-    )
+    return make_store(request.param, request, tmp_path)
 
 
 @pytest.mark.parametrize("events", [True, False])

@@ -7,7 +7,6 @@ import io
 import json
 import sys
 import textwrap
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from handoff_client import Handoff, JobFailed, Refused, StillRunning, Unreachabl
 from tests.adapter.conftest import Counter, Studio
 from tests.e2e.jobs import graph
 from tests.servers.adapter import KEY
+from tests.servers.http_server import serving
 
 GRAPHS = "hk_graphs_0123456789"
 SMALL: dict[str, Any] = {"width": 64, "height": 64}
@@ -271,11 +271,5 @@ def scripted(act: Callable[[int, Scripted], None]) -> Iterator[tuple[str, list[s
         def log_message(self, format: str, *arguments: object) -> None:
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}", asked
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(Handler) as url:
+        yield url, asked

@@ -22,6 +22,7 @@ from tests.cli.conftest import Place
 from tests.e2e.conftest import open_house
 from tests.e2e.volume import Volume, eventually
 from tests.servers.adapter import KEY, Adapter, start_adapter
+from tests.servers.http_server import serving
 
 App = dict[str, Any]
 
@@ -442,14 +443,8 @@ def serve_bucket(volume: Volume) -> Iterator[tuple[str, list[str]]]:
         def log_message(self, format: str, *arguments: object) -> None:
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Bucket) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}", asked
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(Bucket) as url:
+        yield url, asked
 
 
 def test_a_picture_that_is_too_large_for_dify_is_a_link(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:

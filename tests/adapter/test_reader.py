@@ -6,21 +6,20 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dify_adapter import reader as module
-from dify_adapter.reader import BucketReader, Elsewhere, OpenOutput, Reader, VolumeReader
+from dify_adapter.reader import BucketReader, Elsewhere, OpenOutput, Reader, VolumeReader, Wanted
 from handoff.documents import UnreadableDocument
 from handoff.failures import Unavailable
 from handoff.folders import Folders
 from handoff.spool.record import Tombstone
 from handoff.state import Status
 from handoff.status import StatusDocument
-from handoff.stores.contract import Store
 from handoff.stores.folder import FolderStore
-from handoff.stores.s3 import S3Settings, S3Store
-from tests.adapter.scene import PNG, Scene, Watcher
+from tests.adapter.scene import PNG, Scene, Watcher, make_store
 from tests.servers.rgw import S3Server
 
 ALL = {"cat.png": (PNG, "image/png"), "cat-notes.txt": (b"notes", "text/plain")}
@@ -34,21 +33,6 @@ def _no_flushes(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def scene(tmp_path: Path) -> Scene:
     return Scene(tmp_path)
-
-
-def make_store(kind: str, request: pytest.FixtureRequest, folder: Path) -> Store:
-    if kind == "folder":
-        return FolderStore(folder / "bucket", "jobs")
-    server: S3Server = request.getfixturevalue("s3_server")
-    return S3Store(
-        S3Settings(
-            bucket=server.make_bucket(),
-            endpoint_url=server.endpoint,
-            prefix="jobs",
-            access_key_id=server.access_key,
-            secret_access_key=server.secret_key,
-        )
-    )
 
 
 class Place:
@@ -127,8 +111,8 @@ def test_a_listing(place: Place) -> None:
         place.scene.submit(f"waiting-{number}", owner="shop", workflow="canvas")
     place.watcher.run(place.scene.submit("running", owner="artist"))
 
-    def ids(**options: object) -> list[str]:
-        return [job.id for job in place.reader.list(**options).jobs]  # type: ignore[arg-type]
+    def ids(**options: Any) -> list[str]:
+        return [job.id for job in place.reader.list(Wanted(**options)).jobs]
 
     assert set(ids()[:4]) == {"running", "waiting-0", "waiting-1", "waiting-2"}
     assert set(ids()[4:]) == {"done-0", "done-1", "done-2"}
@@ -137,8 +121,8 @@ def test_a_listing(place: Place) -> None:
     assert set(ids(workflow="canvas")) == {"waiting-0", "waiting-1", "waiting-2"}
     pages = [ids(limit=3, offset=offset) for offset in (0, 3, 6)]
     assert [id for page in pages for id in page] == ids()
-    assert place.reader.list(limit=3).more
-    assert not place.reader.list(limit=7).more
+    assert place.reader.list(Wanted(limit=3)).more
+    assert not place.reader.list(Wanted(limit=7)).more
 
 
 def test_the_line(place: Place) -> None:
@@ -198,7 +182,7 @@ def test_a_document_of_a_newer_version_is_named(place: Place) -> None:
 
 def test_a_volume_that_is_gone_is_unavailable(place: Place) -> None:
     os.rename(place.scene.folders.spool, f"{place.scene.folders.input}/away")
-    for ask in (lambda: place.reader.find("cat"), place.reader.list):
+    for ask in (lambda: place.reader.find("cat"), lambda: place.reader.list(Wanted())):
         with pytest.raises(Unavailable, match="mounted"):
             ask()
     os.rename(f"{place.scene.folders.input}/away", place.scene.folders.spool)

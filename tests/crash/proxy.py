@@ -7,9 +7,11 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Literal
 from urllib.parse import parse_qsl, urlsplit
+
+from tests.servers.http_server import ask, send_head, serving
 
 Moment = Literal["before", "unanswered", "answered"]
 """Before the peer hears of it; when the peer did it and the answer has not come back; when the answer was passed on."""
@@ -34,9 +36,7 @@ def describe(method: str, target: str) -> str:
 class Proxy:
     def __init__(self, upstream: str) -> None:
         self.upstream = urlsplit(upstream)
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"proxy": self}))
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.url = ""
         self._lock = threading.Lock()
         self.begin()
 
@@ -64,14 +64,8 @@ class Proxy:
 @contextlib.contextmanager
 def running_proxy(upstream: str) -> Iterator[Proxy]:
     proxy = Proxy(upstream)
-    thread = threading.Thread(target=proxy.server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with serving(type("Handler", (_Handler,), {"proxy": proxy})) as proxy.url:
         yield proxy
-    finally:
-        proxy.server.shutdown()
-        proxy.server.server_close()
-        thread.join()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -89,30 +83,14 @@ class _Handler(BaseHTTPRequestHandler):
             if self.headers.get("Upgrade", "").lower() == "websocket":
                 self._tunnel(call)
                 return
-            reply, data = self._ask(body)
+            reply, data = ask(self, self.proxy.upstream.netloc, body)
             if self.proxy.strikes(call, "unanswered"):
                 return
-            self._pass_on(reply, data)
+            send_head(self, reply, data)
+            self.wfile.write(data)
             self.close_connection = self.proxy.strikes(call, "answered")
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _exchange  # noqa: N815 - the names http.server calls
-
-    def _ask(self, body: bytes) -> tuple[http.client.HTTPResponse, bytes]:
-        upstream = http.client.HTTPConnection(self.proxy.upstream.netloc)
-        with contextlib.closing(upstream):
-            upstream.request(self.command, self.path, body, dict(self.headers.items()))
-            reply = upstream.getresponse()
-            return reply, reply.read()
-
-    def _pass_on(self, reply: http.client.HTTPResponse, data: bytes) -> None:
-        self.send_response_only(reply.status, reply.reason)
-        for name, value in reply.getheaders():
-            if name.lower() not in {"transfer-encoding", "connection", "content-length"}:
-                self.send_header(name, value)
-        length = reply.getheader("Content-Length") if self.command == "HEAD" else str(len(data))
-        self.send_header("Content-Length", length or "0")
-        self.end_headers()
-        self.wfile.write(data)
 
     def _tunnel(self, call: str) -> None:
         """A websocket: the call is its opening; after it bytes go both ways until one side ends."""

@@ -16,6 +16,14 @@ import re
 import signal
 import struct
 import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+Meet = Callable[[int, bool], int | None]
+"""Gets the thread and whether the call at which it stands is done. Says how it goes on: CONT, SYSCALL (to the end of this
+call, and there again), or None for a child that it killed.
+"""
 
 CALLS = {
     1: "write", 18: "pwrite64", 20: "writev", 74: "fsync", 75: "fdatasync", 76: "truncate", 77: "ftruncate", 82: "rename",
@@ -118,9 +126,8 @@ def describe(call: Call, root: str) -> str | None:
     return text
 
 
-def trace(child: int, root: str, log: int, moment: str, point: str) -> int:
-    """Follows the child to its end; its exit status."""
-    counts: dict[str, int] = {}
+def follow(child: int, meet: Meet) -> int:
+    """To the child's end; its exit status."""
     os.waitpid(child, 0)
     signal.signal(signal.SIGTERM, lambda number, _frame: os.kill(child, number))
     ptrace(SETOPTIONS, child, OPTIONS)
@@ -131,39 +138,60 @@ def trace(child: int, root: str, log: int, moment: str, point: str) -> int:
             if tid == child:
                 return os.waitstatus_to_exitcode(status)
             continue
-        signal_number, event = os.WSTOPSIG(status), status >> 16
-        request, passed_on = CONT, 0
-        if event == EVENT_SECCOMP:
-            text = describe(Call(tid), root)
-            if text is not None:
-                counts[text] = counts.get(text, 0) + 1
-                found = f"{text} #{counts[text]}"
-                os.write(log, f"{found}\n".encode())
-                if found == point:
-                    if moment == "entry":
-                        os.kill(child, signal.SIGKILL)
-                        continue
-                    request = SYSCALL
-        elif signal_number == signal.SIGTRAP | 0x80:  # the call that was waited for is done
-            os.kill(child, signal.SIGKILL)
-            continue
-        elif event == 0 and signal_number != signal.SIGSTOP:
-            passed_on = signal_number
-        try:
-            ptrace(request, tid, passed_on)
-        except ProcessLookupError:
-            continue
+        stopped_by, event = os.WSTOPSIG(status), status >> 16
+        is_done = event == 0 and stopped_by == signal.SIGTRAP | 0x80
+        passed_on = stopped_by if event == 0 and not is_done and stopped_by != signal.SIGSTOP else 0
+        with suppress(ProcessLookupError):
+            request = meet(tid, is_done) if event == EVENT_SECCOMP or is_done else CONT
+            if request is not None:
+                ptrace(request, tid, passed_on)
+
+
+def run_traced(command: Sequence[str], make_meet: Callable[[int], Meet]) -> int:
+    """Starts the command, traced; `make_meet` gets its pid. The exit status as a shell gives it."""
+    child = os.fork()
+    if child == 0:
+        become_traced()
+        os.execvp(command[0], list(command))
+    status = follow(child, make_meet(child))
+    return 128 - status if status < 0 else status
+
+
+class Killer:
+    """Writes down every call, and kills at one of them."""
+
+    def __init__(self, child: int, root: str, log: int, moment: str, point: str) -> None:
+        self._child = child
+        self._root = root
+        self._log = log
+        self._moment = moment
+        self._point = point
+        self._counts = Counter[str]()
+
+    def meet(self, tid: int, is_done: bool) -> int | None:
+        found = None if is_done else self._note(Call(tid))
+        if not is_done and found != self._point:
+            return CONT
+        if not is_done and self._moment == "exit":
+            return SYSCALL
+        os.kill(self._child, signal.SIGKILL)
+        return None
+
+    def _note(self, call: Call) -> str | None:
+        text = describe(call, self._root)
+        if text is None:
+            return None
+        self._counts[text] += 1
+        os.write(self._log, f"{text} #{self._counts[text]}\n".encode())
+        return f"{text} #{self._counts[text]}"
 
 
 def main() -> int:
     root, log, moment, point, *command = sys.argv[1:]
-    child = os.fork()
-    if child == 0:
-        become_traced()
-        os.execvp(command[0], command)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    status = trace(child, os.path.realpath(root) + "/", descriptor, moment, point)
-    return 128 - status if status < 0 else status
+    return run_traced(
+        command, lambda child: Killer(child, os.path.realpath(root) + "/", descriptor, moment, point).meet
+    )
 
 
 if __name__ == "__main__":

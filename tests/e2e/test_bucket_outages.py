@@ -32,7 +32,7 @@ class Road:
 
     def open(self) -> FaultProxy:
         self.proxy = self._stack.enter_context(running_proxy(self._upstream, self._port))
-        self._port = self.proxy.server.server_port
+        self._port = int(self.proxy.endpoint.rpartition(":")[2])
         return self.proxy
 
     def cut(self) -> None:

@@ -1,10 +1,8 @@
 """Where a watcher is put: two mounts, a full disk, a mount without events, wrong settings, foreign buckets."""
 
-import contextlib
 import os
 import shutil
-import subprocess
-from collections.abc import Iterator
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import pytest
@@ -13,27 +11,18 @@ from tests.e2e.conftest import StartWatcher, run_simulator
 from tests.e2e.jobs import canvas, encode
 from tests.e2e.promises import check_promises
 from tests.e2e.volume import Volume
+from tests.machine.mounts import mounted
 from tests.servers.simulator import Simulator
 from tests.servers.watcher import start_watcher
 
 
-@contextlib.contextmanager
-def mounted(folder: Path, size: str) -> Iterator[None]:
-    """A file system of its own, in memory."""
-    folder.mkdir(exist_ok=True)
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder], capture_output=True, text=True
-    )
-    if done.returncode:
-        pytest.skip(f"cannot mount here: {done.stderr.strip()}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
+def in_memory(folder: Path, size: str) -> AbstractContextManager[None]:
+    """A file system of its own."""
+    return mounted(folder, "-t", "tmpfs", "-o", f"size={size}", "none")
 
 
 def test_input_and_output_are_two_mounts(volume: Volume, watch: StartWatcher) -> None:
-    with mounted(volume.input, "16m"), mounted(volume.output, "16m"), run_simulator(volume) as simulator:
+    with in_memory(volume.input, "16m"), in_memory(volume.output, "16m"), run_simulator(volume) as simulator:
         watcher = watch(simulator)
         for name in ("one.json", "two.json"):
             data = encode(canvas())
@@ -52,7 +41,7 @@ def test_a_folder_below_input_that_is_another_mount_stops_the_start(
 ) -> None:
     inbox = volume.spool / "inbox"
     inbox.mkdir(parents=True)
-    with mounted(inbox, "1m"):
+    with in_memory(inbox, "1m"):
         watcher = watch(simulator)
         assert watcher.wait() == 2
         assert "mount" in watcher.text
@@ -62,7 +51,7 @@ def test_a_folder_below_input_that_is_another_mount_stops_the_start(
 @pytest.mark.parametrize("which", ["input", "output"])
 def test_a_full_disk_delays_and_loses_nothing(volume: Volume, watch: StartWatcher, which: str) -> None:
     full = volume.input if which == "input" else volume.output
-    with mounted(full, "4m"), run_simulator(volume) as simulator:
+    with in_memory(full, "4m"), run_simulator(volume) as simulator:
         watcher = watch(simulator)
         watcher.wait_for("comfyui_up")
         data = [encode(canvas()) for _ in range(5)]
@@ -88,7 +77,7 @@ def test_a_full_disk_delays_and_loses_nothing(volume: Volume, watch: StartWatche
 
 
 def fill(path: Path) -> None:
-    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+    with path.open("wb", buffering=0) as file, suppress(OSError):
         while True:
             file.write(b"\0" * 4096)
 

@@ -118,7 +118,7 @@ class Volume:
         """Every status document, by id."""
         found = {}
         for path in self._status_files():
-            document: Status = json.loads(path.read_bytes())
+            document = _read_whole(path)
             found[path.parent.name] = document
         return found
 
@@ -130,7 +130,7 @@ class Volume:
 
     def status(self, id: str) -> Status | None:
         try:
-            found: Status = json.loads((self.output / id / "status.json").read_bytes())
+            found = _read_whole(self.output / id / "status.json")
         except FileNotFoundError:
             return None
         return found
@@ -174,3 +174,12 @@ class Volume:
         )
         found: dict[str, Any] = json.loads(path.read_bytes())
         return found
+
+
+def _read_whole(path: Path) -> Status:
+    data = path.read_bytes()
+    try:
+        found: Status = json.loads(data)
+    except ValueError:
+        raise AssertionError(f"{path.name} was half written: {data[-80:]!r}") from None
+    return found

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from tests.histories.clock import Clock
 from tests.spool.actors import LIMIT_S, Actor, Call, Killed
 from watcher.courier import Courier
-from watcher.loop import Loop, Message, Result
+from watcher.loop import Loop, Message
 
 TURN_S = 0.001
 NEVER = float("inf")
@@ -167,23 +167,13 @@ class TurningLoop(Loop):
         self.sources: list[Source] = []
         process.loop = self
 
-    def spawn(
-        self,
-        pool: str,
-        work: Callable[[], Result],
-        done: Callable[[Result], None],
-        failed: Callable[[BaseException], None],
-    ) -> None:
-        def task() -> None:
-            try:
-                result = work()
-            except Exception as error:
-                caught = error
-                self.post(lambda: failed(caught))
-            else:
-                self.post(lambda: done(result))
+    def _submit(self, pool: str, task: Message) -> None:
+        def work() -> None:
+            task()
+            if self._process.dead:  # the kill was caught as what the task raised
+                raise Killed
 
-        self._tasks[pool].append(task)
+        self._tasks[pool].append(work)
 
     def turn(self) -> None:
         self._process.turns -= 1

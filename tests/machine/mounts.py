@@ -8,10 +8,12 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from shlex import quote
 
 import pytest
 
 from tests.servers.debian import need
+from tests.servers.watcher import ROOT
 
 GROUP = 61_200
 
@@ -19,24 +21,24 @@ GROUP = 61_200
 @contextlib.contextmanager
 def mounted(folder: Path, *arguments: str) -> Iterator[None]:
     """`mount ARGUMENTS FOLDER`; skips the test where nothing may be mounted."""
-    folder.mkdir(exist_ok=True)
-    done = subprocess.run(["mount", *arguments, folder], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"cannot mount here: {done.stderr.strip()}")
-    try:
+    with _mounted_by(folder, "mount", *arguments):
         yield
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
 
 
 @contextlib.contextmanager
 def bindfs(source: Path, folder: Path) -> Iterator[None]:
     """The same files through FUSE: no event tells here of what is written there."""
     need("bindfs", "fusermount", packages=["bindfs", "fuse3"])
-    folder.mkdir()
-    done = subprocess.run(["bindfs", source, folder], capture_output=True, text=True)
+    with _mounted_by(folder, "bindfs", str(source)):
+        yield
+
+
+@contextlib.contextmanager
+def _mounted_by(folder: Path, *command: str) -> Iterator[None]:
+    folder.mkdir(exist_ok=True)
+    done = subprocess.run([*command, folder], capture_output=True, text=True)
     if done.returncode:
-        pytest.skip(f"no FUSE here: {done.stderr.strip()}")
+        pytest.skip(f"cannot mount here: {done.stderr.strip()}")
     try:
         yield
     finally:
@@ -70,16 +72,23 @@ def as_user(uid: int, *, umask: str = "002") -> Sequence[str]:
 
 
 def _opened_home() -> Sequence[str]:
-    """Python may lie in a home that others may not enter: the process then sees an empty one with nothing but Python."""
-    python = Path(sys.base_prefix)
-    closed = [folder for folder in python.parents if not folder.stat().st_mode & 0o001]
-    if not closed:
+    """Python and the project may lie where others may not enter: the process then sees that folder empty but for them."""
+    wanted = {path: above for path in (Path(sys.base_prefix), Path(sys.prefix), ROOT) if (above := _closed_above(path))}
+    if not wanted:
         return ()
-    script = (
-        'exec 3< "$1" && mount -t tmpfs -o mode=755 none "$2" && mkdir -p "$1"'
-        ' && mount --no-canonicalize --bind /proc/self/fd/3 "$1" && exec 3<&- && shift 2 && exec "$@"'
-    )
-    return "unshare", "--mount", "sh", "-c", script, "sh", str(python), str(closed[-1])
+    opened = list(enumerate(wanted, 3))
+    lines = [f"exec {number}< {quote(str(path))}" for number, path in opened]
+    lines += [f"mount -t tmpfs -o mode=755 none {quote(str(above))}" for above in set(wanted.values())]
+    for number, path in sorted(opened, key=lambda entry: len(entry[1].parts)):
+        lines.append(f"mkdir -p {quote(str(path))}")
+        lines.append(f"mount --no-canonicalize --bind /proc/self/fd/{number} {quote(str(path))}")
+        lines.append(f"exec {number}<&-")
+    return "unshare", "--mount", "sh", "-c", " && ".join([*lines, 'exec "$@"']), "sh"
+
+
+def _closed_above(path: Path) -> Path | None:
+    """The outermost folder that others may not enter."""
+    return next((folder for folder in reversed(path.parents) if not folder.stat().st_mode & 0o001), None)
 
 
 def share(*folders: Path) -> None:

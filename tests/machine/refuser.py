@@ -11,24 +11,19 @@ import ctypes
 import errno
 import json
 import os
-import signal
 import sys
 from collections import Counter
 
 from tests.crash.tracer import (
     CONT,
-    EVENT_SECCOMP,
     GETREGS,
-    OPTIONS,
     ORIG_RAX,
     REGISTERS,
-    SETOPTIONS,
-    WALL,
     Call,
-    become_traced,
     describe,
     ptrace,
-)  # fmt: skip
+    run_traced,
+)
 
 SETREGS, RAX = 13, 10
 FREEING = {"unlink", "unlinkat", "rmdir", "truncate", "ftruncate", "chmod", "fchmod", "fchmodat"}
@@ -84,37 +79,17 @@ class Trouble:
         os.write(self._log, f"{json.dumps(line)}\n".encode())
 
 
-def trace(child: int, trouble: Trouble) -> int:
-    """Follows the child to its end; its exit status."""
-    os.waitpid(child, 0)
-    signal.signal(signal.SIGTERM, lambda number, _frame: os.kill(child, number))
-    ptrace(SETOPTIONS, child, OPTIONS)
-    ptrace(CONT, child)
-    while True:
-        tid, status = os.waitpid(-1, WALL)
-        if not os.WIFSTOPPED(status):
-            if tid == child:
-                return os.waitstatus_to_exitcode(status)
-            continue
-        stopped_by, event = os.WSTOPSIG(status), status >> 16
-        try:
-            if event == EVENT_SECCOMP:
-                trouble.meet(Call(tid))
-            passed_on = stopped_by if event == 0 and stopped_by != signal.SIGSTOP else 0
-            ptrace(CONT, tid, passed_on)
-        except ProcessLookupError:
-            continue
-
-
 def main() -> int:
     root, log, error, point, count, *command = sys.argv[1:]
-    child = os.fork()
-    if child == 0:
-        become_traced()
-        os.execvp(command[0], command)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    status = trace(child, Trouble(os.path.realpath(root) + "/", descriptor, int(error), point, int(count)))
-    return 128 - status if status < 0 else status
+    trouble = Trouble(os.path.realpath(root) + "/", descriptor, int(error), point, int(count))
+
+    def meet(tid: int, is_done: bool) -> int:
+        assert not is_done
+        trouble.meet(Call(tid))
+        return CONT
+
+    return run_traced(command, lambda _child: meet)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,5 @@
 """Starts `handoff serve` as a process of its own, on a free port, and asks it over HTTP."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +7,7 @@ from typing import Any
 
 import requests
 
-from tests.servers.watcher import LIMIT_S, ROOT, Watcher
+from tests.servers.watcher import LIMIT_S, Watcher, start
 
 KEY = "hk_0123456789abcdef"
 KEYS = f"shop:{KEY}"
@@ -53,35 +50,8 @@ def start_adapter(
     """`folder` holds input/, output/ and bucket/. `settings` are HANDOFF_* names in lower case, or whole upper-case names;
     `api_keys=None` leaves the keys out. Returns when it listens. Raises Stopped when it does not.
     """
-    chosen = {
-        "input_dir": folder / "input",
-        "output_dir": folder / "output",
-        "bucket_dir": folder / "bucket",
-        "workflows_dir": folder / "workflows",
-        "listen": f"127.0.0.1:{port}",
-        "api_keys": KEYS,
-        "language": "en",
-        **settings,
-    }
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("HANDOFF_", "AWS_")) and "proxy" not in name.lower()
-    }
-    for name, value in chosen.items():
-        if value is not None:
-            environment[name if name.isupper() else f"HANDOFF_{name.upper()}"] = str(value)
-    environment |= {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    stderr = folder / f"adapter-{len(list(folder.glob('adapter-*.log'))) + 1}.log"
-    with stderr.open("wb") as errors:
-        process = subprocess.Popen(
-            [*wrap, sys.executable, "-m", *module.split(), "serve"],
-            stdin=subprocess.DEVNULL,
-            stderr=errors,
-            env=environment,
-            cwd=folder,  # where no .env of a developer lies
-        )
-    adapter = Adapter(process, stderr, key=KEY if chosen["api_keys"] else None)
+    chosen = {"listen": f"127.0.0.1:{port}", "api_keys": KEYS, **settings}
+    adapter = Adapter(*start(folder, "serve", wrap, module, chosen), key=KEY if chosen["api_keys"] else None)
     try:
         listen = adapter.wait_for("serving")["listen"]
         adapter.url = f"http://{listen}"

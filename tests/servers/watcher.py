@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 ROOT = Path(__file__).parents[2]
+LOGS = {"watch": "watcher", "serve": "adapter"}
 LIMIT_S = 60.0
 """How long anything may take that should take a moment: two busy cores are slow, and a red test is dear."""
 
@@ -103,12 +104,18 @@ def start_watcher(
 
     `wrap` stands before the command, as `setpriv` does; `module` may be another one that runs it, with its arguments.
     """
+    return Watcher(*start(folder, "watch", wrap, module, {"comfyui_url": comfyui_url, **settings}))
+
+
+def start(
+    folder: Path, command: str, wrap: Sequence[str], module: str, settings: Mapping[str, Any]
+) -> tuple[subprocess.Popen[bytes], Path]:
+    """A command of `handoff` as a process, with these settings alone, and the file of its log. None: left out."""
     chosen = {
         "input_dir": folder / "input",
         "output_dir": folder / "output",
         "bucket_dir": folder / "bucket",
         "workflows_dir": folder / "workflows",
-        "comfyui_url": comfyui_url,
         "language": "en",
         **settings,
     }
@@ -118,19 +125,20 @@ def start_watcher(
         if not name.startswith(("HANDOFF_", "AWS_")) and "proxy" not in name.lower()
     }
     for name, value in chosen.items():
-        environment[name if name.isupper() else f"HANDOFF_{name.upper()}"] = str(value)
+        if value is not None:
+            environment[name if name.isupper() else f"HANDOFF_{name.upper()}"] = str(value)
     environment |= {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    number = len(list(folder.glob("watcher-*.log"))) + 1
-    stderr = folder / f"watcher-{number}.log"
-    with stderr.open("wb") as errors:
+    kind = LOGS[command]
+    log = folder / f"{kind}-{len(list(folder.glob(f'{kind}-*.log'))) + 1}.log"
+    with log.open("wb") as errors:
         process = subprocess.Popen(
-            [*wrap, sys.executable, "-m", *module.split(), "watch"],
+            [*wrap, sys.executable, "-m", *module.split(), command],
             stdin=subprocess.DEVNULL,
             stderr=errors,
             env=environment,
             cwd=folder,  # where no .env of a developer lies
         )
-    return Watcher(process, stderr)
+    return process, log
 
 
 def _polls(limit_s: float) -> Iterator[None]:

@@ -1,6 +1,5 @@
 """An HTTP proxy between a client and a real server that breaks chosen exchanges the way networks and servers do."""
 
-import http.client
 import socket
 import struct
 import threading
@@ -8,8 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import urlsplit
+
+from tests.servers.http_server import ask, send_head, serving
 
 
 class Fault(Enum):
@@ -62,14 +63,12 @@ _ERRORS = {
 
 
 class FaultProxy:
-    def __init__(self, upstream: str, port: int = 0) -> None:
+    def __init__(self, upstream: str) -> None:
         self.upstream = urlsplit(upstream).netloc
         self.choose: Choose = lambda _method, _path: None
         self.seen: list[tuple[str, str]] = []
         self.closing = threading.Event()
-        self.server = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (_Handler,), {"proxy": self}))
-        self.server.daemon_threads = True
-        self.endpoint = f"http://127.0.0.1:{self.server.server_port}"
+        self.endpoint = ""
 
     def methods(self) -> list[str]:
         return [method for method, _ in self.seen]
@@ -77,16 +76,12 @@ class FaultProxy:
 
 @contextmanager
 def running_proxy(upstream: str, port: int = 0) -> Iterator[FaultProxy]:
-    proxy = FaultProxy(upstream, port)
-    thread = threading.Thread(target=proxy.server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield proxy
-    finally:
-        proxy.closing.set()
-        proxy.server.shutdown()
-        proxy.server.server_close()
-        thread.join()
+    proxy = FaultProxy(upstream)
+    with serving(type("Handler", (_Handler,), {"proxy": proxy}), port) as proxy.endpoint:
+        try:
+            yield proxy
+        finally:
+            proxy.closing.set()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -124,23 +119,11 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _exchange  # noqa: N815 - the names http.server calls
 
     def _forward(self, body: bytes, fault: Fault | None) -> None:
-        upstream = http.client.HTTPConnection(self.proxy.upstream)
-        try:
-            upstream.request(self.command, self.path, body, dict(self.headers.items()))
-            reply = upstream.getresponse()
-            data = reply.read()
-        finally:
-            upstream.close()
+        reply, data = ask(self, self.proxy.upstream, body)
         if fault is Fault.LOSE_REPLY:
             self._reset()
             return
-        self.send_response_only(reply.status, reply.reason)
-        for name, value in reply.getheaders():
-            if name.lower() not in {"transfer-encoding", "connection", "content-length"}:
-                self.send_header(name, value)
-        length = reply.getheader("Content-Length") if self.command == "HEAD" else str(len(data))
-        self.send_header("Content-Length", length or "0")
-        self.end_headers()
+        send_head(self, reply, data)
         if fault is Fault.CUT_ANSWER:
             self.wfile.write(data[: len(data) // 2])
             self.close_connection = True

@@ -77,7 +77,7 @@ def test_a_small_put_is_one_request_and_a_large_one_is_looked_at(
     assert proxy.methods() == ["PUT"]
     proxy.seen.clear()
     make_file(40 << 20).put(store, "a-job/film.mp4")
-    assert proxy.methods() == ["GET", "POST", "PUT", "PUT", "PUT", "POST", "HEAD"]
+    assert proxy.methods() == ["POST", "GET", "PUT", "PUT", "PUT", "POST", "HEAD"]
 
 
 def test_credentials_come_from_where_boto3_looks(

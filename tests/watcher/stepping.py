@@ -1,12 +1,11 @@
 """A loop whose clock and pools the test moves on by hand: what took minutes takes none, and nothing happens by itself."""
 
 import heapq
-from collections.abc import Callable
 from types import ModuleType
 
 import pytest
 
-from watcher.loop import Loop, Message, Result, Timer
+from watcher.loop import Loop, Message, Timer
 
 
 class SteppingLoop(Loop):
@@ -16,6 +15,7 @@ class SteppingLoop(Loop):
         super().__init__()
         self.now = 1000.0
         self.tasks: list[tuple[str, Message]] = []
+        self._in_pool = False
 
     def monotonic(self) -> float:
         return self.now
@@ -25,27 +25,22 @@ class SteppingLoop(Loop):
         heapq.heappush(self._timers, (self.now + seconds, next(self._count), timer))
         return timer
 
-    def spawn(
-        self,
-        pool: str,
-        work: Callable[[], Result],
-        done: Callable[[Result], None],
-        failed: Callable[[BaseException], None],
-    ) -> None:
-        def task() -> None:
-            try:
-                result = work()
-            except BaseException as error:
-                failed(error)
-            else:
-                done(result)
+    def post(self, message: Message) -> None:
+        """What a task in a pool found is heard at once; all else waits for a turn."""
+        if self._in_pool:
+            self._in_pool = False
+            message()
+        else:
+            super().post(message)
 
+    def _submit(self, pool: str, task: Message) -> None:
         self.tasks.append((pool, task))
 
     def work(self, *pools: str) -> None:
         """Until nothing is left to do; with names: in these pools alone, the others hang."""
         while chosen := [task for task in self.tasks if not pools or task[0] in pools]:
             self.tasks.remove(chosen[0])
+            self._in_pool = True
             chosen[0][1]()
 
     def pass_time(self, seconds: float, *pools: str) -> None:
