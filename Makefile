@@ -10,6 +10,7 @@ help:
 	@echo "make lint    ruff, mypy --strict, import rules, generated pages up to date"
 	@echo "make bench   speed and memory as ratios, side by side in one run"
 	@echo "make soak    the long forms of the tests"
+	@echo "make test-graphon GRAPHON_PYTHON=...    the Dify flows in Dify's own engine"
 	@echo "make docs    regenerate the generated parts of README.md and docs/"
 
 # The lock is installed with hashes, then the project itself without looking at any index.

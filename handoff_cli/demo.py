@@ -148,7 +148,6 @@ def _set_up(comfyui_url: str | None) -> Stage:
     folders = _find_folders(comfyui_url)
     _check_no_other_watcher(folders)
     _check_no_backlog(folders)
-    _check_no_backlog(folders)
     return Stage(root=_make_root(), folders=folders, comfyui_url=comfyui_url)
 
 
